@@ -1,0 +1,48 @@
+"""PyMC-style variational inference for NumPyro models."""
+
+from numpyro_vi_ext.approximation import Approximation, FullRank, MeanField, sample_approx
+from numpyro_vi_ext.callbacks import CheckLossConvergence, CheckParametersConvergence, Tracker
+from numpyro_vi_ext.errors import DiscreteLatentError, NonFiniteError
+from numpyro_vi_ext.inference import ADVI, FullRankADVI, Inference, KLqp, fit
+from numpyro_vi_ext.model import Model
+from numpyro_vi_ext.optimizers import (
+    adadelta,
+    adagrad,
+    adagrad_window,
+    adam,
+    adamax,
+    momentum,
+    nesterov_momentum,
+    rmsprop,
+    sgd,
+)
+from numpyro_vi_ext.plotting import plot_loss, plot_tracker
+
+__all__ = [
+    "ADVI",
+    "Approximation",
+    "CheckLossConvergence",
+    "CheckParametersConvergence",
+    "DiscreteLatentError",
+    "FullRank",
+    "FullRankADVI",
+    "Inference",
+    "KLqp",
+    "MeanField",
+    "Model",
+    "NonFiniteError",
+    "Tracker",
+    "adadelta",
+    "adagrad",
+    "adagrad_window",
+    "adam",
+    "adamax",
+    "fit",
+    "momentum",
+    "nesterov_momentum",
+    "plot_loss",
+    "plot_tracker",
+    "rmsprop",
+    "sample_approx",
+    "sgd",
+]

@@ -1,0 +1,56 @@
+"""Why a fit went wrong."""
+
+import jax
+import numpy as np
+
+from numpyro_vi_ext.approximation import Approximation
+from numpyro_vi_ext.chunk import NEVER
+from numpyro_vi_ext.errors import NonFiniteError
+from numpyro_vi_ext.training import Run
+
+_ADVICE = (
+    "Try a smaller learning rate (obj_optimizer=vi.adam(1e-3)), "
+    "total_grad_norm_constraint=10.0, a start nearer to the posterior (start={...}), a smaller "
+    "start_sigma, or double precision (jax_enable_x64)."
+)
+
+
+def explain_non_finite(run: Run, approx: Approximation) -> NonFiniteError:
+    """Say which step and which sites went bad, and what to try.
+
+    Parameters
+    ----------
+    run : Run
+        At its last finite state: the step after it is the bad one.
+    approx : Approximation
+        The approximation at that state.
+    """
+    layout, step = approx.target.layout, run.step + 1
+    bad = _bad_density_sites(run, approx)
+    if bad:
+        what = f"the log density of {_names(bad)} is not finite at a draw from the approximation"
+    else:
+        q = run.chunk(run.state, run.inputs, step, NEVER)[0].point.q
+        bad = layout.sites_at(~(np.isfinite(q.mean()) & np.isfinite(q.std())))
+        what = f"the update made the variational parameters of {_names(bad)} non-finite"
+    message = (
+        f"NaN or infinity at step {step}: {what}. The approximation after {run.step} steps is kept "
+        f"as .approx, of this error and of the inference object. {_ADVICE}"
+    )
+    return NonFiniteError(message, step=step, sites=bad, approx=approx)
+
+
+def _bad_density_sites(run: Run, approx: Approximation) -> tuple[str, ...]:
+    """Sites whose log density is not finite at the draws that the bad step used."""
+    evaluate = jax.vmap(approx.target.evaluate, (0, None, None))
+    terms = evaluate(run.chunk.draws(run.state), run.state.point.theta, jax.random.key(0))
+    return tuple(
+        approx.target.layout.site_of(name)
+        for name, values in terms.site_log_prob.items()
+        if not np.isfinite(values).all()
+    )
+
+
+def _names(sites: tuple[str, ...]) -> str:
+    shown = ", ".join(repr(s) for s in sites[:10])
+    return f"{shown} and {len(sites) - 10} more" if len(sites) > 10 else shown or "the model's params"

@@ -1,0 +1,49 @@
+"""Errors that carry more than a sentence."""
+
+from typing import Any
+
+
+class Converged(StopIteration):
+    """Raised by a callback to stop a fit because it has converged."""
+
+
+class DiscreteLatentError(ValueError):
+    """The model has discrete latent sites, which gradient-based inference cannot move.
+
+    Parameters
+    ----------
+    sites : tuple of str
+        Names of the discrete latent sites, in trace order.
+    """
+
+    def __init__(self, sites: tuple[str, ...]) -> None:
+        self.sites = sites
+        names = ", ".join(repr(s) for s in sites)
+        super().__init__(
+            f"discrete latent sites are not supported by variational inference: {names}. "
+            "Marginalise them by hand (a mixture as MixtureSameFamily, a hidden Markov model "
+            "by its forward algorithm), observe them, or sample them with NumPyro's MCMC on a "
+            "model wrapped in numpyro.contrib.funsor.config_enumerate."
+        )
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or a variational parameter became NaN or infinite during a fit.
+
+    Parameters
+    ----------
+    message : str
+        What went bad, where, and what to try.
+    step : int
+        The step (from 1) at which it went bad.
+    sites : tuple of str
+        Sites whose parameters or log density went bad.
+    approx : Approximation
+        The last finite approximation, usable as the result of a fit.
+    """
+
+    def __init__(self, message: str, *, step: int, sites: tuple[str, ...], approx: Any) -> None:
+        super().__init__(message)
+        self.step = step
+        self.sites = sites
+        self.approx = approx

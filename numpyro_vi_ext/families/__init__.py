@@ -1,0 +1,1 @@
+"""Families of approximating distributions q over the flat unconstrained vector."""

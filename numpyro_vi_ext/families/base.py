@@ -1,0 +1,63 @@
+"""What every family with a density offers."""
+
+import abc
+from typing import ClassVar, Self
+
+import jax
+import numpy as np
+
+Array = jax.Array
+
+
+class DensityFamily(abc.ABC):
+    """A reparameterised distribution over R^d: a frozen dataclass registered as a pytree.
+
+    Its array fields are the variational parameters, so that its gradient is another member of
+    the family and optax updates it directly. A draw is ``q.transform(eps)`` with standard normal
+    noise ``eps`` of shape (d,).
+    """
+
+    name: ClassVar[str]
+    locations: ClassVar[tuple[str, ...]]  # the fields that move q; the others shape it
+
+    @classmethod
+    @abc.abstractmethod
+    def create(cls, loc: np.ndarray, sigma: np.ndarray) -> Self:
+        """Make the member with mean `loc` and independent standard deviations `sigma`, both (d,)."""
+
+    @property
+    @abc.abstractmethod
+    def ndim(self) -> int:
+        """Dimension d."""
+
+    @abc.abstractmethod
+    def transform(self, eps: Array) -> Array:
+        """One draw, shape (d,), made of standard normal noise of shape (d,)."""
+
+    @abc.abstractmethod
+    def score(self, eps: Array) -> Array:
+        """Gradient of log q in z at ``z = transform(eps)``, shape (d,)."""
+
+    @abc.abstractmethod
+    def log_prob(self, z: Array) -> Array:
+        """Log density at one point z of shape (d,)."""
+
+    @abc.abstractmethod
+    def entropy(self) -> Array:
+        """Differential entropy in nats."""
+
+    @abc.abstractmethod
+    def mean(self) -> np.ndarray:
+        """Mean, shape (d,)."""
+
+    @abc.abstractmethod
+    def std(self) -> np.ndarray:
+        """Marginal standard deviations, shape (d,)."""
+
+    @abc.abstractmethod
+    def cov(self) -> np.ndarray:
+        """Covariance, shape (d, d)."""
+
+    @abc.abstractmethod
+    def params(self) -> dict[str, np.ndarray]:
+        """Variational parameters under PyMC's names."""

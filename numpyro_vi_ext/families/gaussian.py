@@ -1,0 +1,149 @@
+"""Gaussian families, side by side: they differ in how the scale is written."""
+
+import dataclasses
+import math
+from typing import ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.linalg import solve_triangular
+
+from numpyro_vi_ext.families.base import DensityFamily
+
+Array = jax.Array
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DiagonalGaussian(DensityFamily):
+    """``z = mu + sigma * eps`` with ``sigma = softplus(rho)``.
+
+    Parameters
+    ----------
+    mu, rho : array, shape (d,)
+        Mean and unconstrained scale (Kucukelbir et al. 2017, section 2.4; the softplus is that of
+        Blundell et al. 2015).
+    """
+
+    mu: Array
+    rho: Array
+
+    name: ClassVar[str] = "MeanField"
+    locations: ClassVar[tuple[str, ...]] = ("mu",)
+
+    @classmethod
+    def create(cls, loc: np.ndarray, sigma: np.ndarray) -> Self:
+        return cls(jnp.asarray(loc), jnp.asarray(_inverse_softplus(sigma), jnp.result_type(loc)))
+
+    @property
+    def ndim(self) -> int:
+        return self.mu.shape[0]
+
+    def transform(self, eps: Array) -> Array:
+        return self.mu + jax.nn.softplus(self.rho) * eps
+
+    def score(self, eps: Array) -> Array:
+        return -eps / jax.nn.softplus(self.rho)
+
+    def log_prob(self, z: Array) -> Array:
+        sigma = jax.nn.softplus(self.rho)
+        eps = (z - self.mu) / sigma
+        return -0.5 * jnp.sum(eps**2 + _LOG_2PI) - jnp.sum(jnp.log(sigma))
+
+    def entropy(self) -> Array:
+        return 0.5 * self.ndim * (1 + _LOG_2PI) + jnp.sum(jnp.log(jax.nn.softplus(self.rho)))
+
+    def mean(self) -> np.ndarray:
+        return np.asarray(self.mu)
+
+    def std(self) -> np.ndarray:
+        return _softplus(np.asarray(self.rho))
+
+    def cov(self) -> np.ndarray:
+        return np.diag(self.std() ** 2)
+
+    def params(self) -> dict[str, np.ndarray]:
+        return {"mu": np.asarray(self.mu), "rho": np.asarray(self.rho)}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DenseGaussian(DensityFamily):
+    """``z = mu + L eps`` with L lower triangular, its diagonal passed through softplus.
+
+    Parameters
+    ----------
+    mu : array, shape (d,)
+        Mean.
+    raw : array, shape (d, d)
+        L below the diagonal, and its diagonal before the softplus; above the diagonal it is zero
+        and receives no gradient. Kept dense because packing it costs more than the arithmetic.
+    """
+
+    mu: Array
+    raw: Array
+
+    name: ClassVar[str] = "FullRank"
+    locations: ClassVar[tuple[str, ...]] = ("mu",)
+
+    @classmethod
+    def create(cls, loc: np.ndarray, sigma: np.ndarray) -> Self:
+        raw = np.diag(_inverse_softplus(sigma))
+        return cls(jnp.asarray(loc), jnp.asarray(raw, jnp.result_type(loc)))
+
+    @property
+    def ndim(self) -> int:
+        return self.mu.shape[0]
+
+    @property
+    def scale_tril(self) -> Array:
+        """The Cholesky factor L of the covariance, shape (d, d)."""
+        diagonal = jnp.diag(self.raw)
+        return jnp.tril(self.raw, -1) + jnp.diag(jax.nn.softplus(diagonal))
+
+    def transform(self, eps: Array) -> Array:
+        return self.mu + self.scale_tril @ eps
+
+    def score(self, eps: Array) -> Array:
+        return -solve_triangular(self.scale_tril, eps, trans="T", lower=True)
+
+    def log_prob(self, z: Array) -> Array:
+        eps = solve_triangular(self.scale_tril, z - self.mu, lower=True)
+        return -0.5 * jnp.sum(eps**2 + _LOG_2PI) - self._log_det()
+
+    def entropy(self) -> Array:
+        return 0.5 * self.ndim * (1 + _LOG_2PI) + self._log_det()
+
+    def _log_det(self) -> Array:
+        return jnp.sum(jnp.log(jax.nn.softplus(jnp.diag(self.raw))))
+
+    def mean(self) -> np.ndarray:
+        return np.asarray(self.mu)
+
+    def std(self) -> np.ndarray:
+        return np.sqrt(np.sum(self._scale_tril_numpy() ** 2, axis=1))
+
+    def cov(self) -> np.ndarray:
+        scale_tril = self._scale_tril_numpy()
+        return scale_tril @ scale_tril.T
+
+    def params(self) -> dict[str, np.ndarray]:
+        raw = np.asarray(self.raw)
+        return {"mu": np.asarray(self.mu), "L_tril": raw[np.tril_indices(self.ndim)]}
+
+    def _scale_tril_numpy(self) -> np.ndarray:
+        raw = np.asarray(self.raw)
+        return np.tril(raw, -1) + np.diag(_softplus(np.diag(raw)))
+
+
+def _softplus(x: np.ndarray) -> np.ndarray:
+    return np.logaddexp(x, np.zeros((), x.dtype))
+
+
+def _inverse_softplus(sigma: np.ndarray) -> np.ndarray:
+    """Solve softplus(x) = sigma without overflow for large sigma: sigma + log(1 - exp(-sigma))."""
+    sigma = np.asarray(sigma, float)
+    return sigma + np.log(-np.expm1(-sigma))

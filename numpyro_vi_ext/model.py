@@ -1,0 +1,291 @@
+"""A NumPyro model bound to its arguments."""
+
+import dataclasses
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from numpyro_vi_ext.arguments import Arguments, check_call
+from numpyro_vi_ext.identity import Fingerprint, Path, changed_paths, fingerprint, without
+from numpyro_vi_ext.seeds import Seed, as_key
+from numpyro_vi_ext.tracing import Evaluation, Layout, Program
+
+Array = jax.Array
+Inputs = tuple[tuple[Array, ...], tuple[Array, ...]]  # argument data, closed-over arrays
+
+_NEEDS_VALUES = (  # what JAX raises when Python asks for the value of an input
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Target:
+    """A traced model and the data it is evaluated on.
+
+    Parameters
+    ----------
+    program : Program
+        Pure functions of flat arrays.
+    data : tuple of arrays
+        Values of the model's data arguments.
+    """
+
+    program: Program
+    data: tuple[Array, ...]
+
+    @property
+    def layout(self) -> Layout:
+        """Sites and their places."""
+        return self.program.layout
+
+    @property
+    def inputs(self) -> Inputs:
+        """All that compiled code reads besides q."""
+        return self.data, self.program.evaluate.constants
+
+    def evaluate(self, z: Array, theta: Array, key: Array) -> Evaluation:
+        """Evaluate the model at one point ``z`` of shape (ndim,)."""
+        return self.program.evaluate(z, theta, key, self.data)
+
+
+class Model:
+    """A NumPyro callable bound to its arguments.
+
+    Arguments with a shape and a numeric dtype, and floats, are data: inputs of compiled code, so
+    that new data of the same shape compile nothing. Ints, bools, strings and all other objects
+    reach the model as they are. What the function closes over and the globals it reads are looked
+    at again at every use: changed values are seen, unchanged ones cost no recompilation.
+
+    Parameters
+    ----------
+    fn : callable
+        A NumPyro model; a ``functools.partial`` binds arguments like the ones given here.
+    *args, **kwargs
+        The model's arguments.
+
+    Raises
+    ------
+    TypeError
+        If `fn` is not callable, cannot be called with these arguments, or an argument is an array
+        of object dtype.
+
+    Examples
+    --------
+    >>> import numpyro, numpyro.distributions as dist
+    >>> def model(y):
+    ...     mu = numpyro.sample("mu", dist.Normal(0, 1))
+    ...     numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+    >>> bound = Model(model, 2.0)
+    >>> bound.latents, bound.ndim
+    (('mu',), 1)
+    >>> print(f"{bound.log_density(jnp.ones(1)):.4f}")
+    -2.8379
+    """
+
+    def __init__(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        while isinstance(fn, functools.partial):
+            args, kwargs, fn = (*fn.args, *args), {**fn.keywords, **kwargs}, fn.func
+        if not callable(fn):
+            raise TypeError(f"model must be a NumPyro callable or a Model, got {type(fn).__name__}")
+        check_call(fn, args, kwargs)
+        self.fn = fn
+        self._arguments = Arguments.bind(fn, args, kwargs)
+
+    def __repr__(self) -> str:
+        name = getattr(self.fn, "__name__", type(self.fn).__name__)
+        return f"Model({', '.join([name, *self._arguments.names])})"
+
+    @property
+    def target(self) -> Target:
+        """The model as traced now; traced again only if something it reads has changed."""
+        return find_target(self.fn, self._arguments)
+
+    @property
+    def latents(self) -> tuple[str, ...]:
+        """Names of the latent sites, in trace order."""
+        return tuple(s.name for s in self.target.layout.latents)
+
+    @property
+    def ndim(self) -> int:
+        """Dimension of the unconstrained space."""
+        return self.target.layout.ndim
+
+    @property
+    def named_data(self) -> dict[str, np.ndarray]:
+        """Values of the data arguments, by name."""
+        arguments = self._arguments
+        return {
+            name: np.asarray(leaf)
+            for name, leaf, data in zip(
+                arguments.names, arguments.leaves, arguments.is_data, strict=True
+            )
+            if data and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        }
+
+    def replace(self, **arguments: Any) -> "Model":
+        """Bind other values to some arguments, by name.
+
+        Raises
+        ------
+        KeyError
+            If the model has no argument of that name.
+        """
+        args, kwargs = self._arguments.replace(arguments)
+        return Model(self.fn, *args, **kwargs)
+
+    def log_density(self, z: Any, *, random_seed: Seed = 0) -> Array:
+        """Joint log density, Jacobians included, at flat unconstrained points.
+
+        Equals minus NumPyro's ``potential_energy``. ``numpyro.param`` sites are at their initial
+        values; the seed matters only for models that draw subsamples.
+
+        Parameters
+        ----------
+        z : array, shape (..., ndim)
+            Unconstrained points, sites in trace order.
+        random_seed : int, JAX key or None
+            For internal subsampling.
+
+        Returns
+        -------
+        array, shape (...)
+
+        Raises
+        ------
+        ValueError
+            If the last axis of `z` is not of length `ndim`.
+        """
+        evaluation = self._evaluate(z, random_seed)
+        return evaluation.log_prior + evaluation.log_likelihood
+
+    def constrain(self, z: Any, *, random_seed: Seed = 0) -> dict[str, Array]:
+        """Latent and deterministic sites, in the model's space, at flat unconstrained points.
+
+        Parameters and errors as in `log_density`; each value has the leading axes of `z`.
+        """
+        return self._evaluate(z, random_seed).values
+
+    def unconstrain(self, values: dict[str, Any], *, random_seed: Seed = 0) -> Array:
+        """Flat unconstrained vector of a full set of latent values in the model's space.
+
+        Parameters
+        ----------
+        values : dict
+            Latent site name -> value; other names are ignored.
+
+        Returns
+        -------
+        array, shape (ndim,)
+
+        Raises
+        ------
+        KeyError
+            If a latent site is missing.
+        """
+        target = self.target
+        missing = [s.name for s in target.layout.latents if s.name not in values]
+        if missing:
+            raise KeyError(f"values are missing for the latent sites {missing}")
+        given = {s.name: jnp.asarray(values[s.name], jnp.result_type(float)) for s in target.layout.latents}
+        key = as_key(random_seed)
+        theta = target.program.start(key, target.data).theta
+        return target.program.unconstrain(given, theta, key, target.data)[0]
+
+    def _evaluate(self, z: Any, random_seed: Seed) -> Evaluation:
+        target, key = self.target, as_key(random_seed)
+        z = jnp.asarray(z, jnp.result_type(float))
+        if z.shape[-1:] != (target.layout.ndim,):
+            raise ValueError(
+                f"z must have a last axis of length ndim = {target.layout.ndim}, got shape {z.shape}"
+            )
+        theta = target.program.start(key, target.data).theta
+        evaluate = target.evaluate
+        for _ in z.shape[:-1]:
+            evaluate = jax.vmap(evaluate, (0, None, None))
+        return evaluate(z, theta, key)
+
+
+def as_model(model: Any, model_args: Any = (), model_kwargs: dict[str, Any] | None = None) -> Model:
+    """Bind a callable to its arguments; a `Model` is returned as it is.
+
+    Raises
+    ------
+    TypeError
+        If arguments are given for a `Model`, which is bound already, or have the wrong type.
+    """
+    if not isinstance(model_args, tuple | list):
+        raise TypeError(
+            f"model_args must be a tuple, got {type(model_args).__name__}; for one argument write "
+            "model_args=(x,)"
+        )
+    if not isinstance(model_kwargs, dict | None):
+        raise TypeError(f"model_kwargs must be a dict, got {type(model_kwargs).__name__}")
+    if not isinstance(model, Model):
+        return Model(model, *model_args, **(model_kwargs or {}))
+    if model_args or model_kwargs:
+        raise TypeError(
+            "the model is bound to its arguments already; pass model_args and model_kwargs with a "
+            "plain callable, or use model.replace(name=value)"
+        )
+    return model
+
+
+class _Entry(NamedTuple):
+    fixed: frozenset[int]
+    program_key: Any
+    fingerprint: Fingerprint
+    volatile: frozenset[Path]  # what the model itself changes when it is traced (a counter, say)
+    program: Program
+
+
+_CACHE_SIZE = 64
+_entries: list[_Entry] = []  # the most recently used last
+_lock = threading.RLock()
+
+
+def find_target(fn: Callable[..., Any], arguments: Arguments) -> Target:
+    """The traced model, from the cache if nothing that it reads has changed."""
+    with _lock:
+        now = fingerprint(fn)
+        for i in reversed(range(len(_entries))):
+            entry = _entries[i]
+            fixed = arguments.fix(tuple(entry.fixed))
+            if entry.fingerprint == without(now, entry.volatile) and entry.program_key == fixed.program_key():
+                _entries.append(_entries.pop(i))
+                return Target(entry.program, fixed.data)
+        fixed, program = _trace(fn, arguments)
+        volatile = changed_paths(now, fingerprint(fn))
+        key = fixed.program_key()
+        _entries.append(_Entry(fixed.fixed, key, without(now, volatile), volatile, program))
+        del _entries[:-_CACHE_SIZE]
+        return Target(program, fixed.data)
+
+
+def _trace(fn: Callable[..., Any], arguments: Arguments) -> tuple[Arguments, Program]:
+    """Trace with as many data as inputs as the model allows."""
+
+    def attempt(fixed: Arguments) -> tuple[Arguments, Program]:
+        return fixed, Program(fn, fixed.rebuild, fixed.data)
+
+    try:
+        return attempt(arguments)
+    except _NEEDS_VALUES:
+        inputs = arguments.inputs
+        if not inputs:
+            raise
+        found = attempt(arguments.fix(inputs))  # the model's own error if even this fails
+    for i in inputs:  # give back, one by one, what need not be a constant
+        kept = found[0].fixed - {i}
+        try:
+            found = attempt(dataclasses.replace(arguments, fixed=kept))
+        except _NEEDS_VALUES:
+            continue
+    return found

@@ -1,0 +1,168 @@
+"""Where a fit begins: prior means, the user's values, or the first point with a finite density."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.infer.initialization import init_to_median
+
+from numpyro_vi_ext.model import Target
+from numpyro_vi_ext.tracing import Evaluation, Layout, Start
+
+Array = jax.Array
+
+_TRIES = 100
+_RADIUS = 2.0  # as NumPyro's init_to_uniform
+
+
+def find_start(
+    target: Target,
+    key: Array,
+    values: Mapping[str, Any] | None = None,
+    init_strategy: Callable[..., Any] | None = None,
+) -> Start:
+    """Find a point where the joint log density is finite.
+
+    Tried in this order: the prior mean where it is finite, else the median of prior draws, else a
+    uniform draw in unconstrained space (or the given NumPyro strategy instead of all these); the
+    user's values on top; then, as long as the density is not finite, uniform draws for the sites
+    without a value.
+
+    Parameters
+    ----------
+    target : Target
+        The model and its data.
+    key : JAX key
+        Makes the result deterministic.
+    values : mapping, optional
+        Site name -> value in the model's space.
+    init_strategy : callable, optional
+        One of ``numpyro.infer.init_to_*``.
+
+    Raises
+    ------
+    KeyError
+        If `values` names a site that is not latent.
+    ValueError
+        If a value has a wrong shape, is not finite or outside its support, or no try is finite.
+    """
+    values = dict(values or {})
+    check_site_names(target.layout, values, "start")
+    start = _prior_point(target, key, init_strategy)
+    if values:
+        start = start._replace(z=_put_values(target, key, start, values))
+    free = np.ones(target.layout.ndim, bool)
+    for site in target.layout.latents:
+        free[site.slice] = site.name not in values
+    return _first_finite(target, key, start, free)
+
+
+def check_site_names(layout: Layout, names: Any, argument: str) -> None:
+    """Raise KeyError if `argument` names something that is not a latent site."""
+    known = [s.name for s in layout.latents]
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise KeyError(f"{argument} names {unknown}, but the latent sites are {known}")
+
+
+def _prior_point(target: Target, key: Array, init_strategy: Callable[..., Any] | None) -> Start:
+    if init_strategy is not None:
+        strategy = init_strategy if hasattr(init_strategy, "func") else init_strategy()
+        return target.program.record_start(strategy)(key, target.data)
+    start = target.program.start(key, target.data)
+    z = np.asarray(start.z)
+    if not np.isfinite(z).all():
+        median = target.program.record_start(init_to_median())(key, target.data)
+        z = np.where(np.isfinite(z), z, median.z)
+        z = np.where(np.isfinite(z), z, _uniform(key, z))
+    return Start(jnp.asarray(z), start.theta)
+
+
+def _put_values(target: Target, key: Array, start: Start, values: dict[str, Any]) -> Array:
+    """Replace some sites of the starting point by values in the model's space."""
+    current = dict(target.evaluate(start.z, start.theta, key).values)
+    sites = {s.name: s for s in target.layout.latents}
+    for name, given in values.items():
+        value = _float_array(given, f"start[{name!r}]")
+        try:
+            value = np.broadcast_to(value, sites[name].shape)
+        except ValueError:
+            raise ValueError(
+                f"start[{name!r}] has shape {value.shape}, but the site has shape {sites[name].shape}"
+            ) from None
+        if not np.isfinite(value).all():
+            raise ValueError(f"start[{name!r}] must be finite, got {given!r}")
+        current[name] = jnp.asarray(value, start.z.dtype)
+    latents = {name: current[name] for name in sites}
+    z, inside = target.program.unconstrain(latents, start.theta, key, target.data)
+    outside = [n for n in values if not inside[n] or not np.isfinite(z[sites[n].slice]).all()]
+    if outside:
+        raise ValueError(f"start is outside the support of the sites {outside}")
+    return z
+
+
+def _first_finite(target: Target, key: Array, start: Start, free: np.ndarray) -> Start:
+    point = np.asarray(start.z)
+    for i in range(_TRIES):
+        evaluation = target.evaluate(start.z, start.theta, key)
+        if _is_finite(evaluation):
+            return start
+        if not free.any():
+            break
+        draw = _uniform(jax.random.fold_in(key, i), point)
+        start = start._replace(z=jnp.asarray(np.where(free, draw, point)))
+    bad = [name for name, value in evaluation.site_log_prob.items() if not np.isfinite(value)]
+    sites = [target.layout.site_of(name) for name in bad]
+    raise ValueError(
+        f"the log density is not finite at the start, nor at {i} other points tried: the sites "
+        f"{sorted(set(sites))} are not finite at the last one. Check the data and the supports of "
+        "these sites, or pass start={...} with values where the density is finite."
+    )
+
+
+def _is_finite(evaluation: Evaluation) -> bool:
+    return bool(np.isfinite(evaluation.log_prior) and np.isfinite(evaluation.log_likelihood))
+
+
+def _uniform(key: Array, like: np.ndarray) -> np.ndarray:
+    seed = np.asarray(jax.random.key_data(key)).tolist()
+    draw = np.random.default_rng(seed).uniform(-_RADIUS, _RADIUS, like.shape)
+    return draw.astype(like.dtype)
+
+
+def _float_array(value: Any, name: str) -> np.ndarray:
+    try:
+        return np.asarray(value, float)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be numeric, got {type(value).__name__}") from None
+
+
+def start_sigma_vector(layout: Layout, start_sigma: Mapping[str, Any] | None, default: float) -> np.ndarray:
+    """Initial standard deviations in unconstrained space, shape (ndim,).
+
+    Raises
+    ------
+    KeyError
+        If a name is not a latent site.
+    ValueError
+        If a value is not positive and finite, or does not fit the site's unconstrained shape.
+    """
+    sigma = np.full(layout.ndim, default)
+    given = dict(start_sigma or {})
+    check_site_names(layout, given, "start_sigma")
+    for site in layout.latents:
+        if site.name not in given:
+            continue
+        value = _float_array(given[site.name], f"start_sigma[{site.name!r}]")
+        if not (np.isfinite(value).all() and (value > 0).all()):
+            raise ValueError(f"start_sigma[{site.name!r}] must be positive and finite, got {value}")
+        try:
+            sigma[site.slice] = np.broadcast_to(value, site.unconstrained_shape).ravel()
+        except ValueError:
+            raise ValueError(
+                f"start_sigma[{site.name!r}] has shape {value.shape}, but the site has "
+                f"unconstrained shape {site.unconstrained_shape}"
+            ) from None
+    return sigma

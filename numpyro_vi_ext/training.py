@@ -1,0 +1,283 @@
+"""The only loop: compiled chunks of steps, with the host reporting in between."""
+
+import contextlib
+import dataclasses
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm.auto import tqdm
+
+from numpyro_vi_ext.algorithm import Point, State
+from numpyro_vi_ext.chunk import MAX_STEPS, NEVER, Chunk
+from numpyro_vi_ext.errors import Converged
+from numpyro_vi_ext.model import Inputs
+
+logger = logging.getLogger("numpyro_vi_ext")
+
+_CHUNK_SECONDS = 0.1  # chunks grow until they take this long
+_FIRST_CHUNK = 16
+_AVERAGE_WINDOW = 1000
+
+Hook = Callable[[int, Point], None]  # (step, result at that step); StopIteration stops the fit
+
+
+class History:
+    """A growing array of losses whose beginnings can be handed out as views."""
+
+    def __init__(self) -> None:
+        self._buffer = np.zeros(0)
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def extend(self, losses: np.ndarray) -> None:
+        """Append; views handed out before keep their values."""
+        size = self._size + len(losses)
+        if size > len(self._buffer):
+            grown = np.zeros(max(size, 2 * len(self._buffer)), losses.dtype)
+            grown[: self._size] = self._buffer[: self._size]
+            self._buffer = grown
+        self._buffer[self._size : size] = losses
+        self._size = size
+
+    def cut(self, size: int) -> None:
+        """Forget all but the first `size` losses."""
+        self._buffer = self._buffer[:size].copy()
+        self._size = size
+
+    def view(self, size: int | None = None) -> np.ndarray:
+        """The first `size` losses (default: all), read-only."""
+        view = self._buffer[: self._size if size is None else size]
+        view.flags.writeable = False
+        return view
+
+    def average(self) -> float:
+        """Mean of the finite ones among the last 1,000 losses."""
+        last = self.view()[-_AVERAGE_WINDOW:]
+        last = last[np.isfinite(last)]
+        return float(last.mean()) if last.size else float("nan")
+
+
+@dataclasses.dataclass
+class Run:
+    """A fit under way, or done: what `train` advances.
+
+    Parameters
+    ----------
+    chunk : Chunk
+        The compiled steps.
+    inputs : Inputs
+        Data of the model.
+    state : State
+        Where the fit stands; always finite.
+    score : bool
+        Whether losses are recorded.
+    history : History
+        Losses since the first step of this fit.
+    status : str
+        How the last call of `train` ended: "finished", "converged", "stopped", "interrupted" or
+        "non-finite".
+    message : str
+        The same in words.
+    """
+
+    chunk: Chunk
+    inputs: Inputs
+    state: State
+    score: bool
+    history: History = dataclasses.field(default_factory=History)
+    status: str = "initialized"
+    message: str = ""
+
+    @property
+    def step(self) -> int:
+        """Steps taken."""
+        return int(self.state.step)
+
+    def advance(self, end: int, every: int) -> tuple[Point, bool]:
+        """Take steps up to step `end`; at a non-finite one, stay at the last finite state.
+
+        Returns
+        -------
+        snapshots : Point
+            Results at the multiples of `every` passed, stacked.
+        finite : bool
+            Whether all went well.
+        """
+        begin = self.state
+        state, losses, snapshots, finite = self.chunk(begin, self.inputs, end, every)
+        finite = finite and bool(np.isfinite(losses).all())
+        if not finite:
+            good = self._last_finite(begin, int(state.step), losses)
+            losses = losses[: good - int(begin.step)]
+            state = self.chunk(begin, self.inputs, good, NEVER)[0]
+        self.state = state
+        if self.score:
+            self.history.extend(losses)
+        return snapshots, finite
+
+    def rewind(self, begin: State, size: int, step: int) -> None:
+        """Go back to `step`, recomputed from the earlier state that had `size` losses."""
+        if step == self.step:
+            return
+        self.state = self.chunk(begin, self.inputs, step, NEVER)[0]
+        if self.score:
+            self.history.cut(size + step - int(begin.step))
+
+    def _last_finite(self, begin: State, end: int, losses: np.ndarray) -> int:
+        """The last step whose state, and all losses before it, are finite; by bisection."""
+        low = int(begin.step)
+        bad_losses = np.flatnonzero(~np.isfinite(losses))
+        high = low + int(bad_losses[0]) + 1 if bad_losses.size else end
+        while high - low > 1:
+            middle = (low + high) // 2
+            finite = self.chunk(begin, self.inputs, middle, NEVER)[3]
+            low, high = (middle, high) if finite else (low, middle)
+        return low
+
+
+def train(
+    run: Run,
+    n: int,
+    *,
+    hook: Hook | None = None,
+    every: int = NEVER,
+    at_first: bool = False,
+    progressbar: bool = True,
+) -> None:
+    """Take `n` more steps, unless something stops the fit; `run` says how it ended.
+
+    Parameters
+    ----------
+    run : Run
+        Advanced in place, also when the hook raises.
+    n : int
+        Steps.
+    hook : callable, optional
+        Called with ``(step, result)`` at the multiples of `every`, in order, with the result of
+        that very step. StopIteration or KeyboardInterrupt from it stop the fit at that step; any
+        other exception propagates, after the fit was set back to that step.
+    at_first : bool
+        Whether the hook is called at step 1 as well.
+    progressbar : bool
+        Whether to show progress.
+    """
+    begin, end = run.step, run.step + n
+    length = _FIRST_CHUNK
+    run.status, run.message = "finished", ""
+    with _interruptible() as interrupted, _bar(n, progressbar) as bar:
+        while run.step < end and run.status == "finished":
+            before, state, size = run.step, run.state, len(run.history)
+            stop = min(end, before + length, (before // every + run.chunk.snapshots) * every)
+            if at_first and before == 0:
+                stop = 1
+            tic = time.perf_counter()
+            snapshots, finite = run.advance(stop, every)
+            seconds = time.perf_counter() - tic
+            if hook is not None:
+                due = _due(before, run.step, every, snapshots)
+                if at_first and before == 0 and run.step == 1 < every:
+                    due = [(1, run.state.result)]
+                _replay(run, hook, due, (state, size), interrupted)
+            if run.status == "finished" and not finite:
+                run.status = "non-finite"
+            elif run.status == "finished" and interrupted() and run.step < end:
+                run.status = "interrupted"
+            bar.update(run.step - before)
+            if len(run.history):
+                bar.set_description_str(f"Average Loss = {run.history.average():,.5g}", refresh=False)
+            length = min(MAX_STEPS, 8 * length, max(1, int(length * _CHUNK_SECONDS / seconds)))
+    _report(run, run.step - begin, n)
+
+
+def _due(before: int, after: int, every: int, snapshots: Point) -> Iterator[tuple[int, Point]]:
+    """The steps at which the hook is due, with the results recorded there."""
+    first = (before // every + 1) * every
+    if first > after:
+        return
+    leaves, treedef = jax.tree.flatten(jax.device_get(snapshots))
+    for slot, step in enumerate(range(first, after + 1, every)):
+        yield step, jax.tree.unflatten(treedef, [x[slot] for x in leaves])
+
+
+def _replay(
+    run: Run, hook: Hook, due: Any, begin: tuple[State, int], interrupted: Callable[[], bool]
+) -> None:
+    """Call the hook at each due step; when it stops the fit, go back to that step."""
+    for step, result in due:
+        try:
+            hook(step, result)
+        except StopIteration as stop:
+            run.status = "converged" if isinstance(stop, Converged) else "stopped"
+            run.message = str(stop)
+        except KeyboardInterrupt:
+            run.status = "interrupted"
+        except BaseException:
+            run.rewind(*begin, step)
+            run.status = "stopped"
+            raise
+        if run.status == "finished" and interrupted() and step < run.step:
+            run.status = "interrupted"
+        if run.status != "finished":
+            run.rewind(*begin, step)
+            return
+
+
+def _report(run: Run, done: int, n: int) -> None:
+    """Log how it ended, and keep it as the message of the run."""
+    if run.message:
+        logger.info(run.message)
+    if n == 0:
+        text = "Initialization only"
+    elif run.status == "non-finite":
+        return
+    else:
+        head = "Finished [100%]"
+        if run.status != "finished":
+            head = f"Interrupted at {run.step:,d} [{100 * done // n:.0f}%]"
+        text = head
+        if len(run.history) >= 10:
+            text += f": Average Loss = {run.history.average():,.5g}"
+        elif len(run.history):
+            text += f": Loss = {run.history.view()[-1]:,.5g}"
+    logger.info(text)
+    run.message = run.message or text
+
+
+@contextlib.contextmanager
+def _bar(n: int, show: bool) -> Iterator[Any]:
+    bar = tqdm(total=n, disable=not show or n == 0, unit="step")
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """While active, the first Ctrl-C asks for a stop between chunks; a second one raises.
+
+    Only the main thread can install signal handlers; elsewhere nothing is changed.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def ask(signum: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    previous = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if previous is None else previous)
