@@ -1,7 +1,8 @@
 """Compiled chunks of steps."""
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +15,19 @@ from numpyro_vi_ext.tracing import Program
 Array = jax.Array
 
 MAX_STEPS = 2**17  # the most steps in one chunk
-NEVER = 2**30  # as `every`: no snapshots are wanted
+NEVER = 2**31 - 1  # as `every`: no snapshots are wanted
 
 _BLOCK_STEPS, _BLOCK_NUMBERS = 128, 8192  # noise is drawn for so many steps, and numbers, at once
 _SNAPSHOTS, _SNAPSHOT_BYTES = 4096, 2**22  # what a chunk may record for callbacks
+
+
+class _Carry(NamedTuple):
+    """What the loops of a chunk hand on."""
+
+    state: State
+    losses: Array
+    snapshots: Point
+    ok: Array
 
 
 class Chunk:
@@ -52,7 +62,7 @@ class Chunk:
         """
         begin = int(state.step)
         state, losses, snapshots, finite = self._compiled(
-            state, inputs, np.int32(end), np.int32(every)
+            state, inputs, np.int32(end), np.int32(min(every, NEVER))
         )
         offset = begin % self._block
         losses = np.asarray(losses)[offset : offset + int(state.step) - begin]
@@ -70,61 +80,61 @@ class Chunk:
         return self._algorithm.objective.noise(key, self._block, ndim, dtype)
 
     def _run(self, state: State, inputs: Inputs, end: Array, every: Array) -> Any:
-        block = self._block
-        first = state.step // block
-        dtype = jnp.result_type(float)
-        losses = jnp.zeros((MAX_STEPS // block + 2) * block, dtype)
-        # one slot more than needed takes the results at block ends that no callback asked for
-        snapshots = jax.tree.map(
-            lambda x: jnp.zeros((self.snapshots + 1, *x.shape), x.dtype), state.result
+        """All blocks up to `end`."""
+        size, begin = self._block, state.step
+
+        def run_block(carry: _Carry) -> _Carry:
+            index = carry.state.step // size
+            eps = self._noise(carry.state, index)
+            stop = jnp.minimum(end, (index + 1) * size)
+            segment = functools.partial(self._run_segment, inputs, eps, begin, stop, every)
+            block = carry._replace(losses=jnp.zeros(size, carry.losses.dtype))
+            block = _while(stop, segment, block)
+            where = (index - begin // size) * size
+            losses = jax.lax.dynamic_update_slice(carry.losses, block.losses, (where,))
+            return block._replace(losses=losses)
+
+        losses = jnp.zeros((MAX_STEPS // size + 2) * size, jnp.result_type(float))
+        # one slot more than asked for takes the results at block ends that are not due
+        slots = self.snapshots + 1
+        snapshots = jax.tree.map(lambda x: jnp.zeros((slots, *x.shape), x.dtype), state.result)
+        carry = _while(end, run_block, _Carry(state, losses, snapshots, jnp.asarray(True)))
+        leaves = jax.tree.leaves(carry.state.point)
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
+        return carry.state, carry.losses, carry.snapshots, finite
+
+    def _run_segment(
+        self,
+        inputs: Inputs,
+        eps: Array,
+        begin: Array,
+        stop: Array,
+        every: Array,
+        carry: _Carry,
+    ) -> _Carry:
+        """Steps of one block up to the next snapshot, and the snapshot."""
+        step = carry.state.step
+        until = step + jnp.minimum(stop - step, every - step % every)
+        carry = _while(until, functools.partial(self._run_step, inputs, eps), carry)
+        state = carry.state
+        slot = jnp.minimum((state.step - 1) // every - begin // every, self.snapshots)
+        snapshots = jax.tree.map(lambda s, x: s.at[slot].set(x), carry.snapshots, state.result)
+        return carry._replace(snapshots=snapshots)
+
+    def _run_step(self, inputs: Inputs, eps: Array, carry: _Carry) -> _Carry:
+        """One step; `eps` is the noise of the whole block."""
+        state, i = carry.state, carry.state.step % self._block
+        model_key = jax.random.fold_in(jax.random.fold_in(state.key, NEVER), state.step)
+        density = functools.partial(self._program.densities, inputs, model_key)
+        state, loss = self._algorithm.step(state, eps[i], density)
+        return carry._replace(
+            state=state, losses=carry.losses.at[i].set(loss), ok=jnp.isfinite(loss)
         )
-        base = state.step // every
 
-        def run_block(carry: Any) -> Any:
-            state, losses, snapshots, ok = carry
-            index = state.step // block
-            eps = self._noise(state, index)
-            stop = jnp.minimum(end, (index + 1) * block)
 
-            def run_segment(carry: Any) -> Any:
-                state, block_losses, snapshots, ok = carry
-                until = jnp.minimum(stop, (state.step // every + 1) * every)
-                state, block_losses, ok = self._steps(state, block_losses, ok, until, eps, inputs)
-                slot = jnp.minimum((state.step - 1) // every - base, self.snapshots)
-                snapshots = jax.tree.map(lambda s, x: s.at[slot].set(x), snapshots, state.result)
-                return state, block_losses, snapshots, ok
-
-            state, block_losses, snapshots, ok = jax.lax.while_loop(
-                lambda c: (c[0].step < stop) & c[3],
-                run_segment,
-                (state, jnp.zeros(block, dtype), snapshots, ok),
-            )
-            losses = jax.lax.dynamic_update_slice(losses, block_losses, ((index - first) * block,))
-            return state, losses, snapshots, ok
-
-        state, losses, snapshots, _ = jax.lax.while_loop(
-            lambda c: (c[0].step < end) & c[3],
-            run_block,
-            (state, losses, snapshots, jnp.asarray(True)),
-        )
-        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(state.point)]))
-        return state, losses, snapshots, finite
-
-    def _steps(
-        self, state: State, losses: Array, ok: Array, until: Array, eps: Array, inputs: Inputs
-    ) -> tuple[State, Array, Array]:
-        """Plain steps within one block."""
-        key = state.key
-
-        def body(carry: Any) -> Any:
-            state, losses, _ = carry
-            i = state.step % self._block
-            model_key = jax.random.fold_in(jax.random.fold_in(key, NEVER), state.step)
-            density = functools.partial(self._program.densities, inputs, model_key)
-            state, loss = self._algorithm.step(state, eps[i], density)
-            return state, losses.at[i].set(loss), jnp.isfinite(loss)
-
-        return jax.lax.while_loop(lambda c: (c[0].step < until) & c[2], body, (state, losses, ok))
+def _while(end: Array, body: Callable[[_Carry], _Carry], carry: _Carry) -> _Carry:
+    """Repeat until step `end`, or until a loss is not finite."""
+    return jax.lax.while_loop(lambda c: (c.state.step < end) & c.ok, body, carry)
 
 
 @functools.lru_cache(maxsize=16)

@@ -266,7 +266,7 @@ def _from_numpyro(optimizer: Any) -> optax.GradientTransformationExtraArgs:
         if params is None:
             raise ValueError("a NumPyro optimizer needs params: call update(grads, state, params)")
         if optimizer.update_with_value and value is None:
-            raise ValueError("this NumPyro optimizer needs the loss: call update(..., value=loss)")
+            raise ValueError("optax_to_numpyro needs the loss: pass what it wraps, or value=loss")
         state = optimizer.update(updates, state, value=value)
         # Minus the caller's params, not the state's old ones: rounding does not accumulate so.
         return jax.tree.map(lambda a, b: a - b, optimizer.get_params(state), params), state

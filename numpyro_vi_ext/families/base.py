@@ -23,7 +23,7 @@ class DensityFamily(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def create(cls, loc: np.ndarray, sigma: np.ndarray) -> Self:
-        """Make the member with mean `loc` and independent standard deviations `sigma`, both (d,)."""
+        """The member with mean `loc` and independent standard deviations `sigma`, both (d,)."""
 
     @property
     @abc.abstractmethod
