@@ -21,7 +21,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 .PRECIOUS: $(VENV)/.installed-%
 
 help:
-	@echo "make quickstart  install into $(VENV) and run examples/quickstart.py"
+	@echo "make quickstart  install into $(VENV) and run the two examples"
 	@echo "make test        install into $(VENV) and run the tests"
 	@echo "make test-slow   the tests that take long"
 	@echo "make test-floor  the tests with the oldest supported dependencies, in $(VENV)-floor"
@@ -58,6 +58,7 @@ $(VENV)/.installed-%: pyproject.toml | $(VENV)/.created
 
 quickstart: $(VENV)/.installed-examples
 	@$(RUN) examples/quickstart.py
+	@$(RUN) examples/real_data.py
 
 # Two workers share the cores: each XLA and each BLAS keeps to one thread.
 test test-slow: export XLA_FLAGS := --xla_cpu_multi_thread_eigen=false $(XLA_FLAGS)

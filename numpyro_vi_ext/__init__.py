@@ -3,7 +3,8 @@
 from numpyro_vi_ext.approximation import Approximation, FullRank, MeanField, sample_approx
 from numpyro_vi_ext.callbacks import CheckLossConvergence, CheckParametersConvergence, Tracker
 from numpyro_vi_ext.errors import DiscreteLatentError, NonFiniteError
-from numpyro_vi_ext.inference import ADVI, FullRankADVI, Inference, KLqp, fit
+from numpyro_vi_ext.fitting import fit
+from numpyro_vi_ext.inference import ADVI, FullRankADVI, Inference, KLqp
 from numpyro_vi_ext.model import Model
 from numpyro_vi_ext.optimizers import (
     adadelta,

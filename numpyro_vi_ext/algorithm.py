@@ -1,7 +1,7 @@
 """The one gradient step that every method shares."""
 
 import dataclasses
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +79,8 @@ class Algorithm:
         """One step; the loss is that at the point before it."""
         point = state.point
         loss, grads = self.objective.loss_and_grad(point.q, point.theta, eps, density)
-        updates, opt_state = self.optimizer.update(Point(*grads), state.opt_state, point)
+        optimizer = optax.with_extra_args_support(self.optimizer)  # some look at the loss
+        updates, opt_state = optimizer.update(Point(*grads), state.opt_state, point, value=loss)
         point = optax.apply_updates(point, updates)
         step = state.step + 1
         average = self._update_average(state.average, point, step)
@@ -90,7 +91,3 @@ class Algorithm:
             return None
         weight = (self.averaging + 1) / (step + self.averaging)
         return jax.tree.map(lambda a, x: a + (weight * (x - a)).astype(a.dtype), average, point)
-
-    def with_objective(self, **settings: Any) -> Self:
-        """The same algorithm with other settings of its objective."""
-        return dataclasses.replace(self, objective=dataclasses.replace(self.objective, **settings))

@@ -8,8 +8,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpyro.primitives import Messenger
 
 from numpyro_vi_ext.identity import fingerprint
+
+_SETTINGS = (  # of JAX, that change what a traced program is
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_numpy_dtype_promotion",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,17 +55,26 @@ class Arguments:
     fixed: frozenset[int] = frozenset()
 
     @classmethod
-    def bind(cls, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Arguments":
-        """Take the arguments apart; the data are copied to the device here and only here."""
-        signature = signature_of(fn)
+    def bind(
+        cls, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> "Arguments":
+        """Take the arguments apart; the data are copied to the device here and only here.
+
+        Raises
+        ------
+        TypeError
+            If the model cannot be called with these arguments, or one is of object dtype.
+        """
+        signature = _signature(fn, args, kwargs)
         paths, treedef = jax.tree_util.tree_flatten_with_path((tuple(args), dict(kwargs)))
         names = tuple(_leaf_name(path, signature) for path, _ in paths)
-        is_data = tuple(_is_data(leaf, name) for (_, leaf), name in zip(paths, names, strict=True))
-        leaves = tuple(
-            jnp.array(_numeric(leaf)) if data and not isinstance(leaf, jax.Array) else leaf
-            for (_, leaf), data in zip(paths, is_data, strict=True)
-        )
-        return cls(signature, tuple(args), dict(kwargs), leaves, names, treedef, is_data)
+        leaves, is_data = [], []
+        for (_, leaf), name in zip(paths, names, strict=True):
+            value = _as_data(leaf, name)
+            is_data.append(value is not None)
+            leaves.append(leaf if value is None else value)
+        known = (signature, tuple(args), dict(kwargs), tuple(leaves), names, treedef)
+        return cls(*known, tuple(is_data))
 
     @property
     def inputs(self) -> list[int]:
@@ -69,27 +86,27 @@ class Arguments:
         """Values of those leaves."""
         return tuple(self.leaves[i] for i in self.inputs)
 
-    def fix(self, positions: Sequence[int]) -> "Arguments":
-        """Make data leaves part of the program."""
-        return dataclasses.replace(self, fixed=self.fixed | frozenset(positions))
+    def with_fixed(self, positions: Sequence[int] | frozenset[int]) -> "Arguments":
+        """Make these data leaves, and no others, part of the program; JAX keys cannot be."""
+        keys = {i for i in self.inputs if jnp.issubdtype(self.leaves[i].dtype, jax.dtypes.prng_key)}
+        data = {i for i, data in enumerate(self.is_data) if data}
+        return dataclasses.replace(self, fixed=frozenset(positions) & (data - keys))
 
     def rebuild(self, data: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call's ``(args, kwargs)`` with `data` in place of the input leaves."""
-        leaves = [np.asarray(x) if i in self.fixed else x for i, x in enumerate(self.leaves)]
+        leaves = self._program_leaves()
         for i, value in zip(self.inputs, data, strict=True):
             leaves[i] = value
         return jax.tree.unflatten(self.treedef, leaves)
 
     def program_key(self) -> tuple[Any, ...]:
         """Comparable description of all that is not an input, and of the inputs' types."""
-        inputs = set(self.inputs)
+        leaves, inputs = self._program_leaves(), set(self.inputs)
         parts = [
-            (x.shape, x.dtype, x.weak_type)
-            if i in inputs
-            else fingerprint(np.asarray(x) if i in self.fixed else x)
-            for i, x in enumerate(self.leaves)
+            (x.shape, x.dtype, x.weak_type) if i in inputs else fingerprint(x)
+            for i, x in enumerate(leaves)
         ]
-        return (jax.config.jax_enable_x64, self.treedef, tuple(parts))
+        return (*(getattr(jax.config, s) for s in _SETTINGS), self.treedef, tuple(parts))
 
     def replace(self, values: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """``(args, kwargs)`` with some arguments replaced by name.
@@ -99,53 +116,65 @@ class Arguments:
         KeyError
             If the model has no argument of that name.
         """
-        known = list(self.signature.parameters) if self.signature else list(self.kwargs)
-        takes_any = self.signature is not None and any(
-            p.kind is inspect.Parameter.VAR_KEYWORD for p in self.signature.parameters.values()
-        )
+        parameters = dict(self.signature.parameters) if self.signature else {}
+        kinds = [p.kind for p in parameters.values()]
+        takes_any = inspect.Parameter.VAR_KEYWORD in kinds
+        known = [n for n, p in parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         args, kwargs = list(self.args), dict(self.kwargs)
         for name, value in values.items():
-            if name not in known and name not in kwargs and not takes_any:
+            position = known.index(name) if name in known else len(args)
+            if name in kwargs:
+                kwargs[name] = value
+            elif name in known and kinds[position] is inspect.Parameter.VAR_POSITIONAL:
+                args[position:] = value
+            elif position < len(args) and inspect.Parameter.VAR_POSITIONAL not in kinds[:position]:
+                args[position] = value
+            elif name in known or takes_any:
+                kwargs[name] = value
+            else:
                 raise KeyError(
                     f"more_replacements names {name!r}, but the model's arguments are "
                     f"{sorted({*known, *kwargs})}"
                 )
-            position = known.index(name) if name in known else len(args)
-            if name not in kwargs and position < len(args):
-                args[position] = value
-            else:
-                kwargs[name] = value
         return tuple(args), kwargs
 
+    def _program_leaves(self) -> list[Any]:
+        """Leaves as the model sees them; those that are fixed as they came, but writable copies."""
+        leaves = list(self.leaves)
+        if self.fixed:
+            originals = jax.tree.leaves((self.args, self.kwargs))
+            for i in self.fixed:
+                is_array = isinstance(originals[i], np.ndarray)
+                leaves[i] = np.array(leaves[i]) if is_array else originals[i]
+        return leaves
 
-def signature_of(fn: Callable[..., Any]) -> inspect.Signature | None:
-    """Signature of the function under NumPyro's handlers, or None if it has none."""
-    while not inspect.isroutine(fn) and callable(getattr(fn, "fn", None)):
-        fn = fn.fn  # type: ignore[attr-defined]
+
+def _signature(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> inspect.Signature | None:
+    """Signature of the function under NumPyro's handlers; None if it has none.
+
+    A decorated function is taken to have the arguments of the one it wraps, if they fit.
+    """
+    inner = fn
+    while isinstance(inner, Messenger) and inner.fn is not None:
+        inner = inner.fn
     try:
-        return inspect.signature(fn)
+        outer = inspect.signature(inner, follow_wrapped=False)
+        candidates = (inspect.signature(inner), outer)
     except (TypeError, ValueError):
         return None
-
-
-def check_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Fail early, and by name, when the model cannot be called with these arguments.
-
-    Raises
-    ------
-    TypeError
-        If an argument is missing or unknown.
-    """
-    signature = signature_of(fn)
-    if signature is None:
-        return
-    try:
-        signature.bind(*args, **kwargs)
-    except TypeError as error:
-        raise TypeError(
-            f"the model {getattr(fn, '__name__', type(fn).__name__)}{signature} cannot be called "
-            f"with model_args of length {len(args)} and model_kwargs {sorted(kwargs)}: {error}"
-        ) from None
+    for signature in candidates:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            reason = error
+        else:
+            return signature
+    raise TypeError(
+        f"the model {getattr(inner, '__name__', type(inner).__name__)}{outer} cannot be called "
+        f"with model_args of length {len(args)} and model_kwargs {sorted(kwargs)}: {reason}"
+    )
 
 
 def _leaf_name(path: tuple[Any, ...], signature: inspect.Signature | None) -> str:
@@ -161,23 +190,25 @@ def _leaf_name(path: tuple[Any, ...], signature: inspect.Signature | None) -> st
     return f"model_args[{position}]{tail}"
 
 
-def _is_data(leaf: Any, name: str) -> bool:
-    if isinstance(leaf, jax.Array | float):
-        return True
-    if isinstance(leaf, np.generic):
-        return isinstance(leaf, np.inexact)
-    if not hasattr(leaf, "shape") or not isinstance(getattr(leaf, "dtype", None), np.dtype):
-        return False
+def _as_data(leaf: Any, name: str) -> jax.Array | None:
+    """The leaf as a JAX array (a copy) if it is data, else None."""
+    if isinstance(leaf, jax.Array):
+        return leaf
+    if isinstance(leaf, float | np.generic):
+        return jnp.asarray(leaf) if isinstance(leaf, float | np.inexact) else None
+    if not (hasattr(leaf, "shape") and hasattr(leaf, "__array__")):
+        return None
+    if not isinstance(getattr(leaf, "dtype", None), np.dtype) or np.ma.isMaskedArray(leaf):
+        return None  # a table, say, or a dtype of another library
     if leaf.dtype == object:
         raise TypeError(
             f"model argument {name!r} is an array of object dtype; expected numbers. Convert it "
             "first, for example with .astype(float), or by encoding its categories as integers."
         )
-    return jax.dtypes.issubdtype(leaf.dtype, np.number) or leaf.dtype == bool
-
-
-def _numeric(leaf: Any) -> Any:
-    """Foreign arrays (a pandas Series, say) become NumPy arrays; all else is left alone."""
-    if isinstance(leaf, jax.Array | np.ndarray) or not hasattr(leaf, "__array__"):
-        return leaf
-    return np.asarray(leaf) if hasattr(leaf, "dtype") else leaf
+    if not (jnp.issubdtype(leaf.dtype, np.number) or leaf.dtype == bool):
+        return None
+    array = leaf if isinstance(leaf, np.ndarray) else np.asarray(leaf)
+    data = jnp.array(array)
+    if array.dtype.kind in "iu" and data.dtype != array.dtype and not np.array_equal(data, array):
+        return None  # too large for JAX's integers: only NumPy can compute with them
+    return data

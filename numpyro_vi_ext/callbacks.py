@@ -8,11 +8,13 @@ with ``also_first = True`` also at step 1.
 """
 
 import inspect
-import numbers
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from numpyro_vi_ext.checks import as_count, as_number
+from numpyro_vi_ext.errors import Converged
 
 _EPSILON = 1e-6  # PyMC's; keeps the relative difference finite at 0
 
@@ -20,16 +22,6 @@ _DIFFERENCES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "relative": lambda new, old: (np.abs(new - old) + _EPSILON) / (np.abs(old) + _EPSILON),
     "absolute": lambda new, old: np.abs(new - old),
 }
-
-
-def _at_least(name: str, value: Any, minimum: int, kind: type = numbers.Integral) -> Any:
-    """Return ``value``, or say which argument is not a number of this kind or is too small."""
-    if isinstance(value, bool) or not isinstance(value, kind):
-        expected = "an integer" if kind is numbers.Integral else "a number"
-        raise TypeError(f"{name} must be {expected}, got {value!r} of type {type(value).__name__}")
-    if not value >= minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
-    return value
 
 
 class CheckParametersConvergence:
@@ -71,7 +63,7 @@ class CheckParametersConvergence:
     >>> check(q, None, 1)
     >>> check(q, None, 10)
     Traceback (most recent call last):
-    StopIteration: Convergence achieved at 10
+    numpyro_vi_ext.errors.Converged: Convergence achieved at 10
     """
 
     also_first: bool = True  # a fit calls it at step 1 too, for something to compare with
@@ -79,8 +71,8 @@ class CheckParametersConvergence:
     def __init__(
         self, every: int = 100, tolerance: float = 1e-3, diff: str = "relative", ord: float = np.inf
     ) -> None:
-        self.every = _at_least("every", every, 1)
-        self.tolerance = _at_least("tolerance", tolerance, 0, numbers.Real)
+        self.every = as_count(every, "every", 1)
+        self.tolerance = as_number(tolerance, "tolerance", 0)
         if tolerance == 0:  # no norm is below 0
             raise ValueError("tolerance must be > 0, got 0")
         if diff not in _DIFFERENCES:
@@ -105,7 +97,7 @@ class CheckParametersConvergence:
         delta = _DIFFERENCES[self.diff](current, previous)
         norm = np.linalg.norm(delta, self.ord) if delta.size else 0.0  # type: ignore
         if norm < self.tolerance:
-            raise StopIteration(f"Convergence achieved at {i}")
+            raise Converged(f"Convergence achieved at {i}")
 
 
 class CheckLossConvergence:
@@ -119,7 +111,7 @@ class CheckLossConvergence:
     :math:`R` is the fall from the median of the first ``window`` losses to the last mean, :math:`r`
     is ``rel_tol``, and :math:`s` the standard error of the difference: each block is cut into
     :math:`k \le 32` runs, and :math:`s^2 k` is the mean squared difference between successive run
-    means (von Neumann 1941), which a trend hardly enters and which allows for correlated losses.
+    means (von Neumann 1941), which a trend hardly enters, nor correlation shorter than a run.
     Losses further than three interquartile ranges outside their block's quartiles are clipped.
 
     Parameters
@@ -148,7 +140,7 @@ class CheckLossConvergence:
     >>> for i in range(1, losses.size + 1):
     ...     check(None, losses[:i], i)
     Traceback (most recent call last):
-    StopIteration: Loss convergence achieved at 8500
+    numpyro_vi_ext.errors.Converged: Loss convergence achieved at 8500
     """
 
     def __init__(
@@ -158,10 +150,10 @@ class CheckLossConvergence:
         min_steps: int | None = None,
         every: int = 100,
     ) -> None:
-        self.window = _at_least("window", window, 2)
-        self.rel_tol = _at_least("rel_tol", rel_tol, 0, numbers.Real)
-        self.min_steps = _at_least("min_steps", 4 * window if min_steps is None else min_steps, 1)
-        self.every = _at_least("every", every, 1)
+        self.window = as_count(window, "window", 2)
+        self.rel_tol = as_number(rel_tol, "rel_tol", 0)
+        self.min_steps = as_count(4 * window if min_steps is None else min_steps, "min_steps", 1)
+        self.every = as_count(every, "every", 1)
         self._last_step = 0
         self._flat_since: int | None = None  # the first check of the present plateau
 
@@ -183,7 +175,7 @@ class CheckLossConvergence:
         elif self._flat_since is None:
             self._flat_since = i
         elif i - self._flat_since >= horizon:
-            raise StopIteration(f"Loss convergence achieved at {i}")
+            raise Converged(f"Loss convergence achieved at {i}")
 
     def _is_flat(self, losses: np.ndarray, horizon: int) -> bool:
         """Whether the losses are finite and on a plateau at ``horizon`` and twice that."""
@@ -248,7 +240,7 @@ class Tracker:
     """
 
     def __init__(self, every: int = 1, **functions: Callable[..., Any]) -> None:
-        self.every = _at_least("every", every, 1)
+        self.every = as_count(every, "every", 1)
         if not functions:
             raise ValueError("Tracker needs a function to record, as in Tracker(mean=function)")
         self._functions = {name: (f, _n_arguments(name, f)) for name, f in functions.items()}

@@ -1,5 +1,7 @@
 """Checks of user input that several modules share."""
 
+import math
+import numbers
 import operator
 from typing import Any
 
@@ -19,7 +21,27 @@ def as_count(value: Any, name: str, least: int) -> int:
             raise TypeError
         count = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}: {value!r}") from None
+        raise TypeError(
+            f"{name} must be an integer, got {value!r} of type {type(value).__name__}"
+        ) from None
     if count < least:
-        raise ValueError(f"{name} must be at least {least}, got {count}")
+        raise ValueError(f"{name} must be at least {least}, got {value!r}")
     return count
+
+
+def as_number(value: Any, name: str, least: float) -> float:
+    """A finite real number of at least `least`.
+
+    Raises
+    ------
+    TypeError
+        If `value` is not a number.
+    ValueError
+        If it is smaller than `least`, or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
+    number = float(value)
+    if not (number >= least and math.isfinite(number)):
+        raise ValueError(f"{name} must be at least {least} and finite, got {value!r}")
+    return number

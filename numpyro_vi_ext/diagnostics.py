@@ -30,9 +30,14 @@ def explain_non_finite(run: Run, approx: Approximation) -> NonFiniteError:
     if bad:
         what = f"the log density of {_names(bad)} is not finite at a draw from the approximation"
     else:
-        q = run.chunk(run.state, run.inputs, step, NEVER)[0].point.q
-        bad = layout.sites_at(~(np.isfinite(q.mean()) & np.isfinite(q.std())))
-        what = f"the update made the variational parameters of {_names(bad)} non-finite"
+        after = run.chunk(run.state, run.inputs, step, NEVER)[0].point
+        with np.errstate(all="ignore"):  # moments of the very numbers that went bad
+            bad = layout.sites_at(~(np.isfinite(after.q.mean()) & np.isfinite(after.q.std())))
+        what = "the loss is not finite at a draw from the approximation"
+        if bad:
+            what = f"the update made the variational parameters of {_names(bad)} non-finite"
+        elif not np.isfinite(after.theta).all():
+            what = "the update made the model's own params non-finite"
     message = (
         f"NaN or infinity at step {step}: {what}. The approximation after {run.step} steps is kept "
         f"as .approx, of this error and of the inference object. {_ADVICE}"
@@ -44,13 +49,11 @@ def _bad_density_sites(run: Run, approx: Approximation) -> tuple[str, ...]:
     """Sites whose log density is not finite at the draws that the bad step used."""
     evaluate = jax.vmap(approx.target.evaluate, (0, None, None))
     terms = evaluate(run.chunk.draws(run.state), run.state.point.theta, jax.random.key(0))
-    return tuple(
-        approx.target.layout.site_of(name)
-        for name, values in terms.site_log_prob.items()
-        if not np.isfinite(values).all()
-    )
+    log_probs = terms.site_log_prob.items()
+    bad = [name for name, values in log_probs if not np.isfinite(values).all()]
+    return tuple(dict.fromkeys(map(approx.target.layout.site_of, bad)))
 
 
 def _names(sites: tuple[str, ...]) -> str:
     shown = ", ".join(repr(s) for s in sites[:10])
-    return f"{shown} and {len(sites) - 10} more" if len(sites) > 10 else shown or "the model's params"
+    return f"{shown} and {len(sites) - 10} more" if len(sites) > 10 else shown

@@ -34,13 +34,14 @@ class Callbacks:
             (callback, _every(callback), bool(getattr(callback, "also_first", False)))
             for callback in callbacks
         ]
-        self.every = math.gcd(*(every for _, every, _ in self._calls)) or NEVER
+        self.every = min(NEVER, math.gcd(*(every for _, every, _ in self._calls)) or NEVER)
         self.at_first = any(first for _, _, first in self._calls)
 
     def __bool__(self) -> bool:
         return bool(self._calls)
 
     def __call__(self, approx: Any, losses: Any, i: int) -> None:
+        """Call those that are due at step `i`."""
         for callback, every, first in self._calls:
             if i % every == 0 or (first and i == 1):
                 callback(approx, losses, i)

@@ -19,11 +19,12 @@ class DiscreteLatentError(ValueError):
     def __init__(self, sites: tuple[str, ...]) -> None:
         self.sites = sites
         names = ", ".join(repr(s) for s in sites)
-        super().__init__(
+        ValueError.__init__(
+            self,
             f"discrete latent sites are not supported by variational inference: {names}. "
             "Marginalise them by hand (a mixture as MixtureSameFamily, a hidden Markov model "
             "by its forward algorithm), observe them, or sample them with NumPyro's MCMC on a "
-            "model wrapped in numpyro.contrib.funsor.config_enumerate."
+            "model wrapped in numpyro.contrib.funsor.config_enumerate.",
         )
 
 
@@ -43,7 +44,7 @@ class NonFiniteError(FloatingPointError):
     """
 
     def __init__(self, message: str, *, step: int, sites: tuple[str, ...], approx: Any) -> None:
-        super().__init__(message)
+        FloatingPointError.__init__(self, message)
         self.step = step
         self.sites = sites
         self.approx = approx

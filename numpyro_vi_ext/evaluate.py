@@ -25,12 +25,18 @@ class ElboEstimate(NamedTuple):
 
 def draw(target: Target, point: Point, key: Array) -> dict[str, Array]:
     """Site values (latent and deterministic) of one draw from q."""
-    return _one_draw(target.program, point, target.inputs, key)
+    return _in_order(target, _one_draw(target.program, point, target.inputs, key))
 
 
 def draw_many(target: Target, point: Point, key: Array, draws: int) -> dict[str, Array]:
     """Site values of `draws` draws, each of shape (draws, *site shape)."""
-    return _draws(target.program, draws)(point, target.inputs, jax.random.split(key, draws))
+    keys = jax.random.split(key, draws)
+    return _in_order(target, _draws(target.program, draws)(point, target.inputs, keys))
+
+
+def draw_unconstrained(point: Point, key: Array, draws: int) -> Array:
+    """The flat unconstrained vectors behind `draw_many`, shape (draws, ndim)."""
+    return jax.vmap(functools.partial(_one_point, point))(jax.random.split(key, draws))
 
 
 def estimate_elbo(target: Target, point: Point, key: Array, n_mc: int) -> ElboEstimate:
@@ -41,16 +47,35 @@ def estimate_elbo(target: Target, point: Point, key: Array, n_mc: int) -> ElboEs
     return ElboEstimate(float(terms.mean()), float(se))
 
 
+def observed_values(target: Target, point: Point) -> dict[str, np.ndarray]:
+    """Values of the observed sites; those left out that are a random part of the data."""
+    z = point.q.mean()
+    first, second = (target.evaluate(z, point.theta, jax.random.key(i)).observed for i in range(2))
+    kept = {k for k, v in first.items() if np.array_equal(v, second[k], equal_nan=True)}
+    return {name: np.asarray(value) for name, value in first.items() if name in kept}
+
+
+def _in_order(target: Target, values: dict[str, Array]) -> dict[str, Array]:
+    """Latent sites, then deterministic ones, each in trace order (JAX sorts dicts by key)."""
+    names = (*(s.name for s in target.layout.latents), *target.layout.deterministics)
+    return {name: values[name] for name in names}
+
+
+def _one_point(point: Point, key: Array) -> Array:
+    noise_key, _ = jax.random.split(key)
+    return point.q.transform(jax.random.normal(noise_key, (point.q.ndim,), jnp.result_type(float)))
+
+
 def _one_draw(program: Program, point: Point, inputs: Inputs, key: Array) -> dict[str, Array]:
-    noise_key, model_key = jax.random.split(key)
-    z = point.q.transform(jax.random.normal(noise_key, (point.q.ndim,), jnp.result_type(float)))
+    _, model_key = jax.random.split(key)
     data, constants = inputs
+    z = _one_point(point, key)
     return program.evaluate.apply(constants, z, point.theta, model_key, data).values
 
 
 def _elbo_term(program: Program, point: Point, inputs: Inputs, key: Array) -> Array:
-    noise_key, model_key = jax.random.split(key)
-    z = point.q.transform(jax.random.normal(noise_key, (point.q.ndim,), jnp.result_type(float)))
+    _, model_key = jax.random.split(key)
+    z = _one_point(point, key)
     log_prior, log_likelihood = program.densities(inputs, model_key, z, point.theta)
     return log_prior + log_likelihood - point.q.log_prob(z)
 
@@ -63,15 +88,26 @@ def _draws(program: Program, draws: int) -> Any:
 
 @functools.lru_cache(maxsize=32)
 def _elbo_terms(program: Program, draws: int) -> Any:
-    numbers = sum(np.prod(v.shape, dtype=int) for v in program.evaluate.shapes.observed.values())
+    shapes = program.evaluate.shapes
+    sites = (*shapes.values.values(), *shapes.observed.values())
+    numbers = sum(np.prod(v.shape, dtype=int) for v in sites)
     return _mapped(functools.partial(_elbo_term, program), draws, int(numbers))
 
 
 def _mapped(one: Any, draws: int, numbers: int) -> Any:
     """Compile ``one(point, inputs, key)`` over many keys, in blocks of bounded size."""
     block = max(1, min(draws, _BLOCK_NUMBERS // max(1, numbers)))
+    whole = draws // block * block
 
     def many(point: Point, inputs: Inputs, keys: Array) -> Any:
-        return jax.lax.map(lambda key: one(point, inputs, key), keys, batch_size=block)
+        vectorised = jax.vmap(lambda key: one(point, inputs, key))
+        if draws == block or draws == 0:
+            return vectorised(keys)
+        blocks = jax.lax.map(vectorised, keys[:whole].reshape(-1, block))
+        rest = vectorised(keys[whole:])
+        # Not lax.map(batch_size=block): JAX 0.10 cannot do that with arrays of size zero.
+        return jax.tree.map(
+            lambda b, r: jnp.concatenate([b.reshape(whole, *r.shape[1:]), r]), blocks, rest
+        )
 
     return jax.jit(many)

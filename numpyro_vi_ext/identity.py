@@ -3,29 +3,52 @@
 A compiled program may be used again only while everything that the model reads is unchanged.
 `fingerprint` walks a function the way the interpreter would look names up (defaults, closure
 cells, the globals its code names, attributes of objects) and returns a flat dict from the path of
-every value met to something that compares equal exactly when the value is the same. Comparing
-two such dicts tells what changed.
+every value met to something that compares equal exactly when the value is the same. Functions and
+classes of installed packages, other than the model's own, are taken not to change.
 """
 
-import dis
+import copyreg
 import functools
 import hashlib
+import io
+import os
 import pickle
 import sys
-import sysconfig
+import threading
 import types
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable
+from pathlib import Path as FilePath
 from typing import Any
 
 import jax
 import numpy as np
+from numpyro.primitives import Messenger
+
+from numpyro_vi_ext.names import closure_values, global_values
 
 Path = tuple[Any, ...]
 Fingerprint = dict[Path, Any]
+Parts = Iterable[tuple[Any, Any]]
 
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), np.generic, np.dtype)
-_LIBRARY_PATHS = tuple({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
-_LONG = 1000  # a longer list of values is hashed as one
+_LONG = 1000  # a longer container of plain values is hashed as one
+_MOST_PARTS = 200_000  # a larger object is not walked to the end
+# Told apart by identity alone: they cannot change, or hold nothing that a model can read.
+_INERT = (
+    jax.Array,
+    jax.Device,
+    weakref.ref,
+    io.IOBase,
+    type(threading.Lock()),
+    type(threading.RLock()),
+    types.CodeType,
+    types.MemberDescriptorType,
+    types.GetSetDescriptorType,
+    types.WrapperDescriptorType,
+    types.MethodDescriptorType,
+    types.ClassMethodDescriptorType,
+)
 
 
 class Same:
@@ -46,6 +69,10 @@ class Same:
         return f"Same({self.obj!r})"
 
 
+class Unknown:
+    """Stands for a value that cannot be described; equal to nothing."""
+
+
 def fingerprint(obj: Any) -> Fingerprint:
     """Describe everything that calling `obj` can read.
 
@@ -58,7 +85,7 @@ def fingerprint(obj: Any) -> Fingerprint:
     -------
     dict
         Path (names and indices from `obj` down) to a comparable description. A part that cannot
-        be described compares unequal to everything, so that the caller starts afresh.
+        be described is `Unknown`, unequal to everything, so that the caller starts afresh.
     """
     found: Fingerprint = {}
     pending: list[tuple[Path, Any]] = [((), obj)]
@@ -68,31 +95,17 @@ def fingerprint(obj: Any) -> Fingerprint:
     while pending:
         path, value = pending.pop()
         if isinstance(value, _ATOMS):
-            found[path] = (type(value), repr(value))
+            found[path] = _atom(value)
         elif id(value) in seen:
             found[path] = ("seen", seen[id(value)])
+        elif len(found) > _MOST_PARTS:
+            return {(): Unknown()}
         else:
             seen[id(value)] = path
             alive.append(value)
             found[path], parts = _describe(value, package)
             pending.extend(((*path, name), part) for name, part in parts)
     return found
-
-
-def changed_paths(before: Fingerprint, after: Fingerprint) -> frozenset[Path]:
-    """Paths whose description differs between two fingerprints of the same object."""
-    return frozenset(p for p in {*before, *after} if before.get(p) != after.get(p))
-
-
-def without(found: Fingerprint, paths: frozenset[Path]) -> Fingerprint:
-    """Leave out the given paths and everything below them."""
-    if not paths:
-        return found
-    return {
-        path: value
-        for path, value in found.items()
-        if not any(path[:k] in paths for k in range(len(path) + 1))
-    }
 
 
 def innermost(obj: Any) -> Any:
@@ -102,136 +115,136 @@ def innermost(obj: Any) -> Any:
             obj = obj.func
         elif isinstance(obj, types.MethodType):
             obj = obj.__func__
-        elif not isinstance(obj, types.FunctionType) and callable(getattr(obj, "fn", None)):
+        elif isinstance(obj, Messenger) and obj.fn is not None:
             obj = obj.fn
         else:
             return obj
 
 
-Parts = Iterator[tuple[Any, Any]]
-
-
 def _describe(value: Any, package: str) -> tuple[Any, Parts]:
     """One value: its own description, and its named parts still to be walked."""
-    if isinstance(value, jax.Array):
-        return Same(value), iter(())  # immutable: the same object is the same value
-    if isinstance(value, np.ndarray) and value.dtype != object:
-        return (value.shape, value.dtype.str, _digest(value)), iter(())
-    if isinstance(value, np.ndarray | list | tuple):
-        if len(value) > _LONG:
-            return _pickled(value), iter(())
-        return (type(value), np.shape(value) if isinstance(value, np.ndarray) else len(value)), iter(
-            enumerate(value)
-        )
-    if isinstance(value, dict):
-        return (dict, len(value)), ((_label(k), v) for k, v in value.items())
-    if isinstance(value, set | frozenset):
-        return (type(value), len(value), frozenset(map(_label, value))), iter(())
-    if isinstance(value, types.CodeType | types.BuiltinFunctionType | property):
-        return Same(value), iter(())
-    if isinstance(value, types.ModuleType) or _is_library(value, package):
-        return Same(value), iter(())
+    if isinstance(value, _INERT):
+        return Same(value), ()
+    if type(value) in (np.ndarray, np.memmap):
+        if value.dtype.hasobject:
+            return (value.shape, value.dtype), enumerate(value.ravel().tolist())
+        flat = np.ascontiguousarray(value).reshape(-1)
+        data = flat.view(np.uint8) if value.dtype.itemsize else b""
+        return (value.shape, value.dtype, _digest(data)), ()
+    if type(value) in (list, tuple, set, frozenset):
+        return _describe_values(value, list(value))
+    if type(value) in (dict, types.MappingProxyType):
+        keys = tuple(map(_label, value))
+        description, parts = _describe_values(value, list(value.values()))
+        return (description, keys), zip(keys, (part for _, part in parts), strict=False)
     if isinstance(value, types.FunctionType):
-        return value.__code__, _function_parts(value)
+        return _describe_function(value, package)
+    if isinstance(value, types.ModuleType):
+        return Same(value), () if _is_library(value.__name__, package) else _module_parts(value)
     if isinstance(value, type):
-        return Same(value), _class_parts(value)
-    return _describe_instance(value)
+        library = _is_library(value.__module__, package)
+        return Same(value), () if library else _class_parts(value)
+    return _describe_instance(value, package)
 
 
-def _describe_instance(value: Any) -> tuple[Any, Parts]:
-    """An object: its class and attributes; failing those its pickle; failing that, nothing."""
+def _describe_values(container: Any, values: list[Any]) -> tuple[Any, Parts]:
+    """A built-in container; sets in the order in which the model would see them."""
+    description = (type(container), len(values))
+    if len(values) > _LONG and all(isinstance(v, _ATOMS) for v in values):
+        return (*description, _digest(pickle.dumps(values))), ()
+    return description, enumerate(values)
+
+
+def _describe_function(fn: types.FunctionType, package: str) -> tuple[Any, Parts]:
+    closure = closure_values(fn)
+    if _is_library(fn.__module__ or "", package):
+        return Same(fn), closure  # a transformed function, say, closes over the user's own
+    parts = [("defaults", fn.__defaults__), ("kwdefaults", fn.__kwdefaults__)]
+    return fn.__code__, [*parts, ("attributes", fn.__dict__), *closure, *global_values(fn)]
+
+
+def _describe_instance(value: Any, package: str) -> tuple[Any, Parts]:
+    """An object: what it would be pickled as, taken apart; failing that, nothing is known."""
+    kind = type(value)
     if isinstance(value, types.MethodType):
-        return "method", iter([("self", value.__self__), ("func", value.__func__)])
-    if isinstance(value, functools.partial):
-        parts = {"func": value.func, "args": value.args, "keywords": value.keywords}
-        return "partial", iter(parts.items())
-    attributes = dict(getattr(value, "__dict__", {}))
-    for cls in type(value).__mro__:
-        slots = cls.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if hasattr(value, name) and not name.startswith("__"):
-                attributes[name] = getattr(value, name)
-    if "__wrapped__" in attributes or hasattr(value, "__wrapped__"):
-        attributes["__wrapped__"] = value.__wrapped__  # a jitted or decorated function
-        return Same(value), iter(attributes.items())
-    if attributes and type(value).__reduce__ is object.__reduce__:
-        return ("instance", len(attributes)), iter([("class", type(value)), *attributes.items()])
-    return _pickled(value), iter(())
+        return "method", [("self", value.__self__), ("func", value.__func__)]
+    if isinstance(value, types.BuiltinFunctionType):
+        if isinstance(value.__self__, types.ModuleType | None):
+            return Same(value), ()
+        return ("method", value.__name__), [("self", value.__self__)]
+    if isinstance(value, staticmethod | classmethod):
+        return kind, [("func", value.__func__)]
+    if isinstance(value, property):
+        return kind, [("get", value.fget)]
+    if kind.__module__.partition(".")[0] == "numpyro_vi_ext":
+        return Same(value), ()  # a value: never changed
+    if _is_wrapper(value, package):
+        attributes = dict(getattr(value, "__dict__", {}))
+        return Same(value), {**attributes, "__wrapped__": value.__wrapped__}.items()
+    try:
+        reduce = copyreg.dispatch_table.get(kind)
+        reduced: Any = reduce(value) if reduce else value.__reduce_ex__(4)
+        if isinstance(reduced, str):  # the name of a global
+            return Same(value), ()
+        make, args, state, items, pairs, *_ = (*reduced, None, None, None)
+        return kind, enumerate((kind, make, args, state, list(items or ()), list(pairs or ())))
+    except Exception:  # whatever refuses to be pickled cannot be compared either
+        return Unknown(), ()
 
 
-def _function_parts(fn: types.FunctionType) -> Parts:
-    """Defaults, closure, and what the code's own names stand for."""
-    yield "defaults", fn.__defaults__
-    yield "kwdefaults", fn.__kwdefaults__
-    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
-        try:
-            yield ("closure", name), cell.cell_contents
-        except ValueError:  # a cell that is not filled yet
-            yield ("closure", name), Ellipsis
-    for names in _global_chains(fn.__code__):
-        value = fn.__globals__.get(names[0], Ellipsis)
-        for name in names[1:]:  # module.submodule.attribute
-            if not isinstance(value, types.ModuleType):
-                break
-            value = getattr(value, name, Ellipsis)
-        yield ("global", *names), value
-
-
-@functools.lru_cache(maxsize=1024)
-def _global_chains(code: types.CodeType) -> tuple[tuple[str, ...], ...]:
-    """Dotted names that start at a global, in this code and the functions defined inside it."""
-    chains: list[list[str]] = []
-    chain: list[str] | None = None
-    for op in dis.get_instructions(code):
-        if op.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            chain = [op.argval]
-            chains.append(chain)
-        elif op.opname in ("LOAD_ATTR", "LOAD_METHOD") and chain is not None:
-            chain.append(op.argval)
-        elif op.opname != "CACHE":
-            chain = None
-    found = {tuple(c) for c in chains}
-    for const in code.co_consts:
-        if isinstance(const, types.CodeType):
-            found.update(_global_chains(const))
-    return tuple(sorted(found))
+def _is_wrapper(value: Any, package: str) -> bool:
+    """Whether a library written in C has jitted, cached, or the like, a function."""
+    kind = type(value)
+    written_in_python = isinstance(getattr(kind, "__call__", None), types.FunctionType)
+    if isinstance(value, functools.partial) or written_in_python:
+        return False
+    return hasattr(value, "__wrapped__") and _is_library(kind.__module__, package)
 
 
 def _class_parts(cls: type) -> Parts:
-    for base in cls.__bases__:
-        yield ("base", base.__name__), base
+    yield from ((("base", base.__name__), base) for base in cls.__bases__)
     for name, value in vars(cls).items():
-        if name in ("__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__"):
-            continue
-        yield name, value.__func__ if isinstance(value, staticmethod | classmethod) else value
+        special = name.startswith("__") or name == "_abc_impl"
+        if not special or callable(value) or isinstance(value, staticmethod | classmethod):
+            yield name, value
 
 
-def _is_library(value: Any, package: str) -> bool:
-    """Functions and classes of installed packages, other than the model's own, do not change."""
-    if not isinstance(value, types.FunctionType | type):
-        return False
-    top = (getattr(value, "__module__", None) or "").partition(".")[0]
-    if top in sys.stdlib_module_names or top in ("jax", "numpyro"):
+def _module_parts(module: types.ModuleType) -> Parts:
+    return [(k, v) for k, v in vars(module).items() if not k.startswith("__")]
+
+
+def _is_library(module: str, package: str) -> bool:
+    """Whether a module belongs to an installed package, other than the model's own."""
+    top = module.partition(".")[0]
+    if top in ("builtins", "jax", "jaxlib", "numpyro", "numpyro_vi_ext"):
         return True
-    return top != package and _is_installed(top)
+    return top not in ("__main__", package) and _is_installed(top)
 
 
 @functools.lru_cache(maxsize=512)
 def _is_installed(top: str) -> bool:
-    file = getattr(sys.modules.get(top), "__file__", None) or ""
-    return file.startswith(_LIBRARY_PATHS)
+    module = sys.modules.get(top)
+    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+    known = [place for place in places if place]
+    if not known:
+        return top in sys.stdlib_module_names
+    standard = os.path.dirname(os.__file__)
+    return known[0].startswith(standard + os.sep) or bool(
+        {"site-packages", "dist-packages"} & set(FilePath(known[0]).parts)
+    )
 
 
-def _digest(array: np.ndarray) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(array).view(np.uint8), digest_size=16).digest()
+def _atom(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, str | bytes) and len(value) > _LONG:
+        return type(value), len(value), _digest(pickle.dumps(value))
+    return type(value), value if isinstance(value, int | str | bytes) else repr(value)
 
 
 def _label(key: Any) -> Any:
+    if type(key) is tuple:
+        return tuple(map(_label, key))
     return key if isinstance(key, _ATOMS) else Same(key)
 
 
-def _pickled(value: Any) -> Any:
-    try:
-        return type(value), hashlib.blake2b(pickle.dumps(value), digest_size=16).digest()
-    except Exception:  # whatever refuses to be pickled cannot be compared either
-        return Same(object())
+def _digest(data: Any) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()

@@ -1,6 +1,7 @@
-"""The front door: `fit` and the PyMC-named methods. Thin wiring; the work is done below."""
+"""The PyMC-named methods as objects that are fitted and continued. Thin wiring."""
 
 import abc
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ import optax
 
 from numpyro_vi_ext.algorithm import Algorithm, Point
 from numpyro_vi_ext.approximation import Approximation, Facts, FullRank, MeanField
-from numpyro_vi_ext.checks import as_count
+from numpyro_vi_ext.checks import as_count, as_number
 from numpyro_vi_ext.chunk import chunk_for
 from numpyro_vi_ext.defaults import AVERAGING_DEGREE, gaussian_default
 from numpyro_vi_ext.diagnostics import explain_non_finite
@@ -32,6 +33,9 @@ class Inference(abc.ABC):
     _run: Run | None
     _past: tuple[np.ndarray, ...]  # losses of the fits before the present one
     _callbacks: Callbacks
+
+    @abc.abstractmethod
+    def __init__(self, start: Any, **options: Any) -> None: ...
 
     def _begin(self, approx: Approximation, objective: Elbo, random_seed: Seed) -> None:
         self._approx, self._objective = approx, objective
@@ -73,23 +77,21 @@ class Inference(abc.ABC):
             Also available as ``.approx``.
         """
         n = as_count(n, "n", 0)
-        objective = Elbo(self._objective.beta, as_count(obj_n_mc, "obj_n_mc", 1))
-        optimizer, averaging = _optimizer(obj_optimizer, total_grad_norm_constraint)
-        checked = Callbacks(callbacks or ())
-        approx = self._approx
+        objective = dataclasses.replace(self._objective, n_mc=as_count(obj_n_mc, "obj_n_mc", 1))
+        algorithm = Algorithm(objective, *_optimizer(obj_optimizer, total_grad_norm_constraint))
+        checked = Callbacks(() if callbacks is None else callbacks)
+        model = self._approx.model
         if more_replacements:
-            approx = approx.with_model(approx.model.replace(**more_replacements))
-        algorithm = Algorithm(objective, optimizer, averaging)
-        self._past = self._losses()
-        self._callbacks = checked
-        key = jax.random.fold_in(self._key, len(self._past))
-        state = algorithm.init(approx.point, key)
-        target = approx.target
-        self._run = Run(
-            chunk_for(target.program, algorithm, approx.point), target.inputs, state, score is not False
-        )
-        self._approx = approx
-        return self._train(self._run, n, progressbar)
+            model = model.replace(**more_replacements)
+        # Looked at again even if it is the same model: what it closes over may have changed.
+        approx = self._approx.with_model(model)
+        past = self._losses()
+        state = algorithm.init(approx.point, jax.random.fold_in(self._key, len(past)))
+        chunk = chunk_for(approx.target.program, algorithm, approx.point)
+        run = Run(chunk, approx.target.inputs, state, score is None or bool(score))
+        # Nothing above changed this object, so that a refused call leaves it as it was.
+        self._approx, self._callbacks, self._past, self._run = approx, checked, past, run
+        return self._train(run, n, progressbar)
 
     def refine(self, n: int, *, progressbar: bool = True) -> Approximation:
         """Continue the last fit exactly, as if it had been `n` steps longer.
@@ -180,6 +182,16 @@ class FullRankADVI(Inference):
     """ADVI with a dense covariance.
 
     Parameters are those of `MeanField`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, numpyro, numpyro.distributions as dist
+    >>> def model():
+    ...     cov = jnp.array([[1.0, 0.8], [0.8, 1.0]])
+    ...     numpyro.sample("x", dist.MultivariateNormal(jnp.zeros(2), cov))
+    >>> advi = FullRankADVI(model, random_seed=0)
+    >>> print(f"{advi.fit(progressbar=False).cov[0, 1]:.2f}")
+    0.80
     """
 
     def __init__(self, model: Any, **options: Any) -> None:
@@ -204,19 +216,29 @@ class KLqp(Inference):
     Raises
     ------
     TypeError
-        If `approx` is not an Approximation.
+        If `approx` is not an Approximation or `beta` not a number.
     ValueError
         If `beta` is negative or not finite.
+
+    Examples
+    --------
+    >>> import numpyro, numpyro.distributions as dist
+    >>> def model():
+    ...     x = numpyro.sample("x", dist.Normal(0, 1))
+    ...     numpyro.sample("y", dist.Normal(x, 1), obs=4.0)
+    >>> flat = KLqp(MeanField(model), beta=0.25, random_seed=0)  # precision 1 + 1 / 0.25
+    >>> print(f"{flat.fit(progressbar=False).std[0]:.3f}")
+    0.447
     """
 
-    def __init__(self, approx: Approximation, beta: float = 1.0, *, random_seed: Seed = None) -> None:
+    def __init__(
+        self, approx: Approximation, beta: float = 1.0, *, random_seed: Seed = None
+    ) -> None:
         if not isinstance(approx, Approximation):
             raise TypeError(
                 f"KLqp fits an Approximation such as MeanField(model), got {type(approx).__name__}"
             )
-        if not (np.isfinite(beta) and beta >= 0):
-            raise ValueError(f"beta must be finite and not negative, got {beta}")
-        self._begin(approx, Elbo(beta=float(beta)), random_seed)
+        self._begin(approx, Elbo(beta=as_number(beta, "beta", 0)), random_seed)
 
 
 def _gaussian_start(
@@ -231,150 +253,20 @@ def _gaussian_start(
     return kind(model, random_seed=key, **options), Elbo(), key
 
 
-@functools.lru_cache(maxsize=64)
-def _constrained(max_norm: float, optimizer: optax.GradientTransformation) -> Any:
-    return optax.chain(total_norm_constraint(max_norm), optimizer)
-
-
-def _optimizer(obj_optimizer: Any, max_norm: float | None) -> tuple[Any, float | None]:
+def _optimizer(obj_optimizer: Any, max_norm: Any) -> tuple[Any, float | None]:
     """The transformation, and the degree of averaging that goes with it."""
     if obj_optimizer is None:
         optimizer, averaging = gaussian_default(), AVERAGING_DEGREE
     else:
         optimizer, averaging = as_transformation(obj_optimizer), None
-    return optimizer if max_norm is None else _constrained(max_norm, optimizer), averaging
+    if max_norm is None:
+        return optimizer, averaging
+    max_norm = as_number(max_norm, "total_grad_norm_constraint", 0)
+    if max_norm == 0:
+        raise ValueError("total_grad_norm_constraint must be greater than 0, got 0")
+    return _constrained(max_norm, optimizer), averaging
 
 
-METHODS: dict[str, type[Inference]] = {"advi": ADVI, "fullrank_advi": FullRankADVI}
-
-
-def fit(
-    model: Any,
-    n: int = 10_000,
-    method: str | Inference | type[Inference] = "advi",
-    *,
-    model_args: Any = (),
-    model_kwargs: dict[str, Any] | None = None,
-    random_seed: Seed = None,
-    start: Mapping[str, Any] | None = None,
-    start_sigma: Mapping[str, Any] | None = None,
-    inf_kwargs: Mapping[str, Any] | None = None,
-    callbacks: Sequence[Callable[..., Any]] | None = None,
-    progressbar: bool = True,
-    score: bool | None = None,
-    obj_optimizer: Any = None,
-    obj_n_mc: int = 1,
-    total_grad_norm_constraint: float | None = None,
-    more_replacements: Mapping[str, Any] | None = None,
-) -> Approximation:
-    r"""Fit an approximation of the posterior of a NumPyro model.
-
-    Minimises the negative evidence lower bound
-    :math:`L(q) = -E_q[\log p(x, z)] - H(q)` over the family of the method.
-
-    Parameters
-    ----------
-    model : callable or Model
-        A NumPyro model, unchanged, or a `Model`; None if `method` is an `Inference` instance.
-    n : int
-        Steps; 0 only initialises.
-    method : str, Inference instance or Inference class
-        "advi" or "fullrank_advi", in any case; an instance goes on from where it stands.
-    model_args, model_kwargs : tuple, dict
-        The model's arguments.
-    random_seed : int, JAX key or None
-        Makes everything the fit does reproducible on the same machine.
-    start : dict, optional
-        Site name -> initial value in the model's own space. The others start at the prior mean
-        where it is finite, else at the median of prior draws, else at a uniform draw.
-    start_sigma : dict, optional
-        Site name -> initial standard deviation in unconstrained space, a scalar or of the site's
-        unconstrained shape. Default softplus(0) = 0.6931.
-    inf_kwargs : dict, optional
-        More arguments of the inference class, such as ``init_strategy``.
-    callbacks : list of callables, optional
-        Each is called as ``callback(approx, losses, i)`` after step i = 1, 2, ..., or after the
-        multiples of its attribute ``every``, with the approximation of that step and the losses
-        so far. Raising StopIteration stops the fit; the step counts.
-    progressbar : bool
-        Whether to show progress.
-    score : bool, optional
-        Whether to record losses. Default True.
-    obj_optimizer : optional
-        An optax transformation, a NumPyro optimizer, or one of this package's factories, called
-        or bare. Default: Adam with a decaying rate and averaged iterates; an explicit optimizer
-        is used as it is, without averaging.
-    obj_n_mc : int
-        Monte Carlo draws per step, vectorised.
-    total_grad_norm_constraint : float, optional
-        Upper bound on the L2 norm of the gradient.
-    more_replacements : dict, optional
-        Model argument -> value to fit with instead.
-
-    Returns
-    -------
-    Approximation
-        Non-convergence never raises: see its ``status`` and ``message``.
-
-    Raises
-    ------
-    KeyError
-        Unknown method, site in `start` or `start_sigma`, or argument in `more_replacements`.
-    TypeError, ValueError
-        Anything else of a wrong type or value, by name.
-    NonFiniteError
-        If a loss or a parameter becomes NaN or infinite; the error has the last finite ``.approx``.
-
-    Examples
-    --------
-    >>> import jax.numpy as jnp, numpyro, numpyro.distributions as dist
-    >>> def model(y):
-    ...     mu = numpyro.sample("mu", dist.Normal(0, 10))
-    ...     numpyro.sample("y", dist.Normal(mu, 1), obs=y)
-    >>> approx = fit(model, model_args=(jnp.array([2.0, 3.0, 4.0]),), random_seed=0,
-    ...              progressbar=False)
-    >>> print(f"{approx.mean[0]:.3f} {approx.std[0]:.3f} {approx.status}")
-    2.990 0.576 finished
-    """
-    options = {
-        "model_args": model_args or None,
-        "model_kwargs": model_kwargs,
-        "random_seed": random_seed,
-        "start": start,
-        "start_sigma": start_sigma,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
-    given |= dict(inf_kwargs or {})
-    return _inference(model, method, given).fit(
-        n,
-        score=score,
-        callbacks=callbacks,
-        progressbar=progressbar,
-        obj_optimizer=obj_optimizer,
-        obj_n_mc=obj_n_mc,
-        total_grad_norm_constraint=total_grad_norm_constraint,
-        more_replacements=more_replacements,
-    )
-
-
-def _inference(model: Any, method: Any, options: dict[str, Any]) -> Inference:
-    """Make the inference object that `method` stands for."""
-    if isinstance(method, str):
-        if method.lower() not in METHODS:
-            raise KeyError(f"method {method!r} is unknown; the methods are {sorted(METHODS)}")
-        method = METHODS[method.lower()]
-    if inspect.isclass(method) and issubclass(method, Inference):
-        return method(model, **options)
-    if not isinstance(method, Inference):
-        raise TypeError(
-            f"method must be one of {sorted(METHODS)}, an Inference instance or an Inference "
-            f"class, got {type(method).__name__}"
-        )
-    bound = method.approx.model
-    if model is not None and model is not bound and model is not bound.fn:
-        raise ValueError("the Inference instance has a model of its own; pass None or that model")
-    if options:
-        raise TypeError(
-            f"{sorted(options)} cannot be applied to an Inference instance; pass them when making it"
-        )
-    return method
+@functools.lru_cache(maxsize=64)  # one object per pair, for it is part of the key of compiled steps
+def _constrained(max_norm: float, optimizer: optax.GradientTransformation) -> Any:
+    return optax.chain(total_norm_constraint(max_norm), optimizer)

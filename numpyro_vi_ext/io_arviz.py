@@ -1,110 +1,168 @@
 """Into ArviZ, whichever of its two lines is installed."""
 
-import warnings
+import datetime
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from numpyro_vi_ext.algorithm import Point
-from numpyro_vi_ext.model import Target
 from numpyro_vi_ext.tracing import Layout
 
-UNCONSTRAINED = "__unconstrained"
+UNCONSTRAINED = "__unconstrained"  # what is added to a site's name
+
+Shape = tuple[int, ...]
+Axes = Mapping[str, tuple[str | None, ...]]  # variable -> plate of each axis
+Names = Mapping[str, Sequence[str]]  # variable -> dimension names
 
 
 def to_inference_data(
-    target: Target,
-    point: Point,
-    values: dict[str, Any],
-    data: dict[str, np.ndarray],
+    layout: Layout,
+    draws: Mapping[str, Any],
+    observed: Mapping[str, Any],
+    data: Mapping[str, Any],
     losses: np.ndarray,
-    attrs: dict[str, Any],
+    attrs: Mapping[str, Any],
     *,
-    coords: dict[str, Any] | None = None,
-    dims: dict[str, list[str]] | None = None,
+    coords: Mapping[str, Any] | None = None,
+    dims: Names | None = None,
 ) -> Any:
-    """Draws and data as the object the installed ArviZ works with.
+    """Draws, data and losses as the object the installed ArviZ works with.
 
     Parameters
     ----------
-    target, point : Target, Point
-        The model, and the approximation of its posterior.
-    values : dict
-        Site name -> draws, shape (draws, *site shape).
+    layout : Layout
+        Names the axes.
+    draws : dict
+        Site name -> draws, shape (draws, *site shape); unconstrained ones with their suffix.
+    observed : dict
+        Observed site -> its values.
     data : dict
-        The model's data arguments.
-    losses : array
+        The model's data arguments; those that hold a site's observed values are left out.
+    losses : array, shape (steps,)
         Loss history.
     attrs : dict
         Facts of the fit, for the attributes of the posterior.
     coords, dims : dict, optional
         Win over the names taken from the model's plates.
     """
-    layout = target.layout
-    observed = target.evaluate(point.q.mean(), point.theta, jax.random.key(0)).observed
-    observed = {name: np.asarray(value) for name, value in observed.items()}
-    constant = _constants(data, observed)
+    axes = {**layout.dims, **_unconstrained_axes(layout)}
+    posterior = {name: np.asarray(value)[None] for name, value in draws.items()}
+    constant = {k: v for k, v in data.items() if not _is_observed(k, v, observed)}
+    steps = np.arange(1, len(losses) + 1)
     groups = {
-        "posterior": {name: np.asarray(value)[None] for name, value in values.items()},
-        "observed_data": observed,
-        "constant_data": constant,
+        "posterior": to_dataset(posterior, axes, coords, dims, leading=("chain", "draw")),
+        "observed_data": to_dataset(observed, axes, coords, dims),
+        "constant_data": to_dataset(constant, {}, coords, dims),
+        "fit_stats": to_dataset({"loss": losses}, {}, {"step": steps}, leading=("step",)),
     }
-    named = {**{k: _dim_names(k, v) for k, v in layout.dims.items()}, **(dims or {})}
+    groups["posterior"].attrs.update(
+        created_at=datetime.datetime.now(datetime.UTC).isoformat(),
+        inference_library="numpyro_vi_ext",
+        **attrs,
+    )
+    kept = {k: v for k, v in groups.items() if v.variables or k == "posterior"}
+    return _assemble(kept)
+
+
+def by_site(layout: Layout, flat: np.ndarray) -> Any:
+    """A flat unconstrained vector by latent site, as an ``xarray.Dataset``."""
+    return to_dataset(layout.split(flat), _unconstrained_axes(layout, suffix=""))
+
+
+def to_dataset(
+    values: Mapping[str, Any],
+    axes: Axes,
+    coords: Mapping[str, Any] | None = None,
+    dims: Names | None = None,
+    *,
+    leading: tuple[str, ...] = (),
+) -> Any:
+    """Arrays as an ``xarray.Dataset`` whose dimensions are named after plates.
+
+    Not ArviZ's own converters: they name dimensions for all groups at once, where an observed
+    site and an argument of the same name can differ in shape, and warn of a sample of size zero.
+
+    Parameters
+    ----------
+    values : dict
+        Variable -> array.
+    axes : dict
+        Variable -> name of the plate of each axis, or None.
+    coords, dims : dict, optional
+        The user's, as ArviZ takes them; names that do not occur are ignored, as ArviZ does.
+    leading : tuple of str
+        Dimensions that all variables begin with, besides those.
+
+    Raises
+    ------
+    ValueError
+        If `dims` names more axes than a variable has, or a coordinate has the wrong length.
+    """
+    import xarray as xr
+
+    values = {name: np.asarray(value) for name, value in values.items()}
+    inner = {name: value.shape[len(leading) :] for name, value in values.items()}
+    named = _name_axes(inner, axes, dims or {}, {*values, *leading})
+    variables = {name: ((*leading, *named[name]), value) for name, value in values.items()}
+    sizes = {d: n for names, v in variables.values() for d, n in zip(names, v.shape, strict=True)}
+    index = {dim: np.arange(size) for dim, size in sizes.items() if dim not in values}
+    given = {dim: value for dim, value in (coords or {}).items() if dim in sizes}
+    return xr.Dataset(variables, {**index, **given})
+
+
+def _name_axes(
+    shapes: Mapping[str, Shape], axes: Axes, dims: Names, taken: set[str]
+) -> dict[str, list[str]]:
+    """Name every axis: the user's name, else the plate's, else a default like ArviZ's.
+
+    A plate's name is not used where it means something else already: a variable, another axis of
+    the same variable, or an axis of another length.
+    """
+    sizes: dict[str, int] = {}
+    found = {}
+    for name, shape in shapes.items():
+        given = [dims[name]] if isinstance(dims.get(name), str) else list(dims.get(name, ()))
+        if len(given) > len(shape):
+            raise ValueError(f"dims[{name!r}] names {given}, but the variable has shape {shape}")
+        own: list[str] = []
+        for i, size in enumerate(shape):
+            plate = axes[name][i] if i < len(axes.get(name, ())) else None
+            dim = plate or f"{name}_dim_{i}"
+            if dim in taken or dim in own or sizes.get(dim, size) != size:
+                dim = f"{name}_dim_{i}"
+            while dim in taken:
+                dim += "_"
+            dim = given[i] if i < len(given) and given[i] is not None else dim
+            sizes[dim] = size
+            own.append(dim)
+        found[name] = own
+    return found
+
+
+def _unconstrained_axes(layout: Layout, suffix: str = UNCONSTRAINED) -> Axes:
+    """Plates come first in a shape, so they keep their places where the event shape differs."""
+    return {
+        s.name + suffix: layout.dims[s.name][: len(s.unconstrained_shape)] for s in layout.latents
+    }
+
+
+def _is_observed(name: str, value: Any, observed: Mapping[str, Any]) -> bool:
+    """Whether a data argument is what some site observes; a lone number only if the name fits."""
+    return any(
+        np.array_equal(value, seen) and (np.size(value) > 1 or name == site)
+        for site, seen in observed.items()
+    )
+
+
+def _assemble(groups: dict[str, Any]) -> Any:
     import arviz as az
 
-    filled = {group: data for group, data in groups.items() if data}
-    known = {k: v for k, v in named.items() if any(k in data for data in filled.values())}
-    if hasattr(az, "InferenceData"):  # ArviZ before 1.0
-        idata = az.from_dict(**filled, coords=coords, dims=known)
-    else:
-        idata = az.from_dict(filled, coords=coords, dims=known)
-    idata["posterior"].attrs.update(inference_library="numpyro_vi_ext", **attrs)
-    return _add_losses(idata, losses)
-
-
-def to_dataset(layout: Layout, flat: np.ndarray) -> Any:
-    """A flat unconstrained vector by site, as an ``xarray.Dataset``."""
+    if int(az.__version__.partition(".")[0]) < 1:
+        return az.InferenceData(**groups)
     import xarray as xr
 
-    data = {}
-    for site in layout.latents:
-        same = site.unconstrained_shape == site.shape
-        plates = layout.dims[site.name] if same else (None,) * len(site.unconstrained_shape)
-        value = flat[site.slice].reshape(site.unconstrained_shape)
-        data[site.name] = (_dim_names(site.name, plates), value)
-    return xr.Dataset(data)
+    def without_slash(dataset: Any) -> Any:  # which a DataTree reserves for paths
+        names = {*dataset.variables, *dataset.dims}
+        return dataset.rename({n: n.replace("/", ".") for n in names if "/" in n})
 
-
-def unconstrained(target: Target, theta: jax.Array, values: dict[str, Any]) -> dict[str, Any]:
-    """Draws of the latent sites in unconstrained space, under names of their own."""
-    latents = {s.name: values[s.name] for s in target.layout.latents}
-    key = jax.random.key(0)
-    flat = jax.vmap(lambda v: target.program.unconstrain(v, theta, key, target.data)[0])(latents)
-    return {name + UNCONSTRAINED: value for name, value in target.layout.split(flat).items()}
-
-
-def _dim_names(name: str, plates: tuple[str | None, ...]) -> list[str]:
-    return [plate or f"{name}_dim_{i}" for i, plate in enumerate(plates)]
-
-
-def _constants(data: dict[str, np.ndarray], observed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The model's data arguments, those left out that are some site's observed values."""
-    return {
-        name: value
-        for name, value in data.items()
-        if not any(np.array_equal(value, seen) for seen in observed.values())
-    }
-
-
-def _add_losses(idata: Any, losses: np.ndarray) -> Any:
-    import xarray as xr
-
-    stats = xr.Dataset({"loss": ("step", losses)}, coords={"step": np.arange(1, len(losses) + 1)})
-    if not hasattr(idata, "add_groups"):
-        idata["fit_stats"] = xr.DataTree(stats)
-        return idata
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # ArviZ 0.x warns of groups it has no name for
-        idata.add_groups({"fit_stats": stats}, warn_on_custom_groups=False)
-    return idata
+    return xr.DataTree.from_dict({name: without_slash(group) for name, group in groups.items()})

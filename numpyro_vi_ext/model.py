@@ -1,59 +1,22 @@
 """A NumPyro model bound to its arguments."""
 
-import dataclasses
 import functools
-import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_vi_ext.arguments import Arguments, check_call
-from numpyro_vi_ext.identity import Fingerprint, Path, changed_paths, fingerprint, without
+from numpyro_vi_ext.arguments import Arguments
+from numpyro_vi_ext.cache import Inputs, Target, find_target
+from numpyro_vi_ext.layout import Site
 from numpyro_vi_ext.seeds import Seed, as_key
-from numpyro_vi_ext.tracing import Evaluation, Layout, Program
+from numpyro_vi_ext.tracing import Evaluation
+
+__all__ = ["Inputs", "Model", "Target", "as_model"]
 
 Array = jax.Array
-Inputs = tuple[tuple[Array, ...], tuple[Array, ...]]  # argument data, closed-over arrays
-
-_NEEDS_VALUES = (  # what JAX raises when Python asks for the value of an input
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-    jax.errors.NonConcreteBooleanIndexError,
-)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Target:
-    """A traced model and the data it is evaluated on.
-
-    Parameters
-    ----------
-    program : Program
-        Pure functions of flat arrays.
-    data : tuple of arrays
-        Values of the model's data arguments.
-    """
-
-    program: Program
-    data: tuple[Array, ...]
-
-    @property
-    def layout(self) -> Layout:
-        """Sites and their places."""
-        return self.program.layout
-
-    @property
-    def inputs(self) -> Inputs:
-        """All that compiled code reads besides q."""
-        return self.data, self.program.evaluate.constants
-
-    def evaluate(self, z: Array, theta: Array, key: Array) -> Evaluation:
-        """Evaluate the model at one point ``z`` of shape (ndim,)."""
-        return self.program.evaluate(z, theta, key, self.data)
 
 
 class Model:
@@ -90,12 +53,11 @@ class Model:
     -2.8379
     """
 
-    def __init__(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    def __init__(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
         while isinstance(fn, functools.partial):
             args, kwargs, fn = (*fn.args, *args), {**fn.keywords, **kwargs}, fn.func
         if not callable(fn):
             raise TypeError(f"model must be a NumPyro callable or a Model, got {type(fn).__name__}")
-        check_call(fn, args, kwargs)
         self.fn = fn
         self._arguments = Arguments.bind(fn, args, kwargs)
 
@@ -130,7 +92,7 @@ class Model:
             if data and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         }
 
-    def replace(self, **arguments: Any) -> "Model":
+    def replace(self, /, **arguments: Any) -> "Model":
         """Bind other values to some arguments, by name.
 
         Raises
@@ -189,14 +151,16 @@ class Model:
         ------
         KeyError
             If a latent site is missing.
+        ValueError
+            If a value has not the shape of its site.
         """
         target = self.target
         missing = [s.name for s in target.layout.latents if s.name not in values]
         if missing:
             raise KeyError(f"values are missing for the latent sites {missing}")
-        given = {s.name: jnp.asarray(values[s.name], jnp.result_type(float)) for s in target.layout.latents}
+        given = {s.name: _site_value(s, values[s.name]) for s in target.layout.latents}
         key = as_key(random_seed)
-        theta = target.program.start(key, target.data).theta
+        theta = target.initial_params(key)
         return target.program.unconstrain(given, theta, key, target.data)[0]
 
     def _evaluate(self, z: Any, random_seed: Seed) -> Evaluation:
@@ -204,13 +168,23 @@ class Model:
         z = jnp.asarray(z, jnp.result_type(float))
         if z.shape[-1:] != (target.layout.ndim,):
             raise ValueError(
-                f"z must have a last axis of length ndim = {target.layout.ndim}, got shape {z.shape}"
+                f"z must have a last axis of length ndim = {target.layout.ndim}, "
+                f"got shape {z.shape}"
             )
-        theta = target.program.start(key, target.data).theta
+        theta = target.initial_params(key)
         evaluate = target.evaluate
         for _ in z.shape[:-1]:
             evaluate = jax.vmap(evaluate, (0, None, None))
         return evaluate(z, theta, key)
+
+
+def _site_value(site: Site, value: Any) -> Array:
+    value = jnp.asarray(value, jnp.result_type(float))
+    if value.shape != site.shape:
+        raise ValueError(
+            f"the value of the site {site.name!r} has shape {value.shape}, expected {site.shape}"
+        )
+    return value
 
 
 def as_model(model: Any, model_args: Any = (), model_kwargs: dict[str, Any] | None = None) -> Model:
@@ -236,56 +210,3 @@ def as_model(model: Any, model_args: Any = (), model_kwargs: dict[str, Any] | No
             "plain callable, or use model.replace(name=value)"
         )
     return model
-
-
-class _Entry(NamedTuple):
-    fixed: frozenset[int]
-    program_key: Any
-    fingerprint: Fingerprint
-    volatile: frozenset[Path]  # what the model itself changes when it is traced (a counter, say)
-    program: Program
-
-
-_CACHE_SIZE = 64
-_entries: list[_Entry] = []  # the most recently used last
-_lock = threading.RLock()
-
-
-def find_target(fn: Callable[..., Any], arguments: Arguments) -> Target:
-    """The traced model, from the cache if nothing that it reads has changed."""
-    with _lock:
-        now = fingerprint(fn)
-        for i in reversed(range(len(_entries))):
-            entry = _entries[i]
-            fixed = arguments.fix(tuple(entry.fixed))
-            if entry.fingerprint == without(now, entry.volatile) and entry.program_key == fixed.program_key():
-                _entries.append(_entries.pop(i))
-                return Target(entry.program, fixed.data)
-        fixed, program = _trace(fn, arguments)
-        volatile = changed_paths(now, fingerprint(fn))
-        key = fixed.program_key()
-        _entries.append(_Entry(fixed.fixed, key, without(now, volatile), volatile, program))
-        del _entries[:-_CACHE_SIZE]
-        return Target(program, fixed.data)
-
-
-def _trace(fn: Callable[..., Any], arguments: Arguments) -> tuple[Arguments, Program]:
-    """Trace with as many data as inputs as the model allows."""
-
-    def attempt(fixed: Arguments) -> tuple[Arguments, Program]:
-        return fixed, Program(fn, fixed.rebuild, fixed.data)
-
-    try:
-        return attempt(arguments)
-    except _NEEDS_VALUES:
-        inputs = arguments.inputs
-        if not inputs:
-            raise
-        found = attempt(arguments.fix(inputs))  # the model's own error if even this fails
-    for i in inputs:  # give back, one by one, what need not be a constant
-        kept = found[0].fixed - {i}
-        try:
-            found = attempt(dataclasses.replace(arguments, fixed=kept))
-        except _NEEDS_VALUES:
-            continue
-    return found

@@ -207,7 +207,7 @@ def adam(
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g**2
         correction = jnp.sqrt(1 - beta2**t) / (1 - beta1**t)
-        return correction.astype(g.dtype) * m / (jnp.sqrt(v) + epsilon), m, v
+        return correction * m / (jnp.sqrt(v) + epsilon), m, v
 
     return _per_leaf(learning_rate, rule, (), ())
 
@@ -230,7 +230,7 @@ def adamax(
     def rule(g, t, m, u):
         m = beta1 * m + (1 - beta1) * g
         u = jnp.maximum(beta2 * u, jnp.abs(g))
-        return m / (1 - beta1**t).astype(g.dtype) / (u + epsilon), m, u
+        return m / (1 - beta1**t) / (u + epsilon), m, u
 
     return _per_leaf(learning_rate, rule, (), ())
 

@@ -1,5 +1,6 @@
 """Pictures of a fit: matplotlib axes in, axes out."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,14 +10,21 @@ from numpyro_vi_ext.approximation import Approximation
 from numpyro_vi_ext.callbacks import Tracker
 from numpyro_vi_ext.checks import as_count
 
+_POINTS = 2000  # more than a picture can show across its width
+_NAMED_LINES = 10  # with more lines in a panel than this, none gets a name
+
 
 def plot_loss(approx: Approximation, *, window: int | None = None, ax: Any = None) -> Any:
     """Plot the loss history with its running mean.
 
+    The limits of the loss axis hold the losses after the first tenth of the steps, so that large
+    first losses do not flatten the rest. Of a long history, the middle 90 % of the losses in each
+    of many short runs of steps is drawn.
+
     Parameters
     ----------
     approx : Approximation or Inference
-        Anything with a ``.hist``.
+        Anything with a ``.hist``. Losses that are not finite are left out.
     window : int, optional
         Steps in the running mean; default a hundredth of the history, at least 1.
     ax : matplotlib Axes, optional
@@ -29,24 +37,31 @@ def plot_loss(approx: Approximation, *, window: int | None = None, ax: Any = Non
     Raises
     ------
     ValueError
-        If no losses were recorded, or `window` is less than 1.
+        If no finite losses were recorded, or `window` is less than 1.
     ImportError
         If matplotlib is not installed.
     """
     losses = np.asarray(approx.hist, float)
-    if losses.size == 0:
+    losses = np.where(np.isfinite(losses), losses, np.nan)
+    if np.isnan(losses).all():
         raise ValueError("there are no losses to plot: fit first, with score=True")
     window = max(1, losses.size // 100) if window is None else as_count(window, "window", 1)
     window = min(window, losses.size)
-    sums = np.cumsum(np.concatenate([np.zeros(1), losses]))
-    mean = (sums[window:] - sums[:-window]) / window
-    ax = _axes(ax)
+    if ax is None:
+        ax = _pyplot().subplots(figsize=(8, 4), layout="constrained")[1]
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    low, high = _limits(losses)
+    if ax.has_data():  # another fit is drawn here already
+        low, high = min(low, ax.get_ylim()[0]), max(high, ax.get_ylim()[1])
+    note = f" (first: {losses[0]:,.4g})" if losses[0] > high else ""
     steps = np.arange(1, losses.size + 1)
-    ax.plot(steps, losses, color="C0", alpha=0.3, linewidth=0.5, label="loss")
-    ax.plot(steps[window - 1 :], mean, color="C0", label=f"mean of {window}")
-    low, high = np.quantile(losses[losses.size // 10 :], [0.0, 0.999])
-    ax.set_ylim(low - 0.05 * (high - low), high + 0.5 * (high - low) + 1e-12)
-    ax.set(xlabel="step", ylabel="loss (negative ELBO)")
+    mean = _thinned(steps[window - 1 :], _running_mean(losses, window))
+    line = ax.plot(*mean, linewidth=1.5, label=f"mean of {window:,d}")[0]
+    if window == 1 and line.get_xdata().size == losses.size:
+        line.set_label(f"loss{note}")
+    else:
+        _draw_each(ax, steps, losses, line.get_color(), note)
+    ax.set(xlabel="step", ylabel="loss (negative ELBO)", ylim=(low, high))
     ax.legend(loc="upper right")
     return ax
 
@@ -59,7 +74,7 @@ def plot_tracker(
     Parameters
     ----------
     tracker : Tracker
-        With at least one record.
+        With at least one record. Where it was used in several fits, their steps are added up.
     names : sequence of str, optional
         Which functions; default all.
     axes : sequence of matplotlib Axes, optional
@@ -73,38 +88,102 @@ def plot_tracker(
     ------
     KeyError
         For an unknown name.
+    TypeError
+        If what was recorded is not numbers, or arrays of one shape.
     ValueError
         If nothing was recorded, or the number of axes is not that of the names.
     ImportError
         If matplotlib is not installed.
     """
-    names = list(tracker.hist) if names is None else list(names)
-    values = {name: np.asarray(tracker[name], float) for name in names}
-    if not all(v.size for v in values.values()):
-        raise ValueError("the tracker has recorded nothing: pass it to fit(callbacks=[tracker])")
+    names = list(tracker.hist) if names is None else [names] if isinstance(names, str) else names
+    values = {name: _numbers(name, tracker[name]) for name in names}
+    if not tracker.steps or not values:
+        raise ValueError("the tracker has nothing to plot: pass it to fit(callbacks=[tracker])")
+    steps = _counted_on(np.asarray(tracker.steps))
     if axes is None:
-        _, axes = _pyplot().subplots(
-            len(names), 1, sharex=True, squeeze=False, figsize=(8, 2.5 * len(names))
-        )
+        size = (8, 2.5 * len(values))
+        figure = _pyplot().figure(figsize=size, layout="constrained")
+        axes = figure.subplots(len(values), 1, sharex=True)
     axes = np.ravel(np.asarray(axes, dtype=object))
-    if len(axes) != len(names):
-        raise ValueError(f"got {len(axes)} axes for {len(names)} names: {names}")
+    if len(axes) != len(values):
+        raise ValueError(f"got {len(axes)} axes for {len(values)} names: {list(values)}")
     for ax, (name, value) in zip(axes, values.items(), strict=True):
-        ax.plot(tracker.steps, value.reshape(len(value), -1))
-        ax.set_title(name)
-    axes[-1].set_xlabel("step")
+        _draw_components(ax, steps, value)
+        ax.set(title=name, xlabel="step")
+        ax.label_outer()
     return axes
 
 
-def _axes(ax: Any) -> Any:
-    return _pyplot().subplots(figsize=(8, 4))[1] if ax is None else ax
+def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Means of the numbers among `window` successive values, NaN left out."""
+    known = np.isfinite(values)
+    centre = np.nanmedian(values)  # summing differences from it loses no digits
+    sums = np.concatenate([np.zeros(1), np.cumsum(np.where(known, values - centre, 0.0))])
+    counts = np.concatenate([np.zeros(1), np.cumsum(known)])
+    count = counts[window:] - counts[:-window]
+    total = sums[window:] - sums[:-window]
+    return centre + np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+
+
+def _limits(losses: np.ndarray) -> tuple[float, float]:
+    """Where nearly all losses after the first tenth of the steps lie, and some room."""
+    late = losses[losses.size // 10 :]
+    late = losses if np.isnan(late).all() else late
+    low, high = np.nanquantile(late, [0.01, 0.99])
+    room = 0.1 * (high - low) or 0.1 * abs(high) or 1.0
+    return low - room, high + 2 * room
+
+
+def _draw_each(ax: Any, steps: np.ndarray, losses: np.ndarray, color: str, note: str) -> None:
+    """Every loss; of a long history, what holds most of each of `_POINTS` runs of steps."""
+    length = losses.size // _POINTS
+    look = {"color": color, "alpha": 0.3, "linewidth": 0.5, "zorder": 1}
+    if length < 3:
+        ax.plot(steps, losses, label=f"loss{note}", **look)
+        return
+    runs = losses[: losses.size // length * length].reshape(-1, length)
+    runs = np.where(np.isnan(runs).all(axis=1, keepdims=True), 0.0, runs)
+    middle = steps[length // 2 :: length][: len(runs)]
+    low, high = np.nanquantile(runs, [0.05, 0.95], axis=1)
+    ax.fill_between(middle, low, high, label=f"90% of the losses{note}", **look)
+
+
+def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    every = max(1, len(steps) // _POINTS)
+    return steps[::every], values[::every]
+
+
+def _numbers(name: str, recorded: list[Any]) -> np.ndarray:
+    """Records as an array of shape (records, components) of floats, with the names of lines."""
+    try:
+        return np.asarray([np.asarray(value, float) for value in recorded])
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"the tracker's {name!r} cannot be plotted: expected numbers, or arrays of one shape"
+        ) from None
+
+
+def _counted_on(steps: np.ndarray) -> np.ndarray:
+    """Steps that start again at 1 with every new fit, counted on over the fits."""
+    starts = np.concatenate([[False], np.diff(steps) <= 0])
+    before = np.concatenate([[0], steps[:-1]])
+    return steps + np.cumsum(np.where(starts, before, 0))
+
+
+def _draw_components(ax: Any, steps: np.ndarray, values: np.ndarray) -> None:
+    shape = values.shape[1:]
+    number = math.prod(shape)
+    steps, flat = _thinned(steps, values.reshape(len(values), number))
+    crowded = number > _NAMED_LINES
+    lines = ax.plot(steps, flat, linewidth=0.5 if crowded else 1.0, alpha=0.5 if crowded else 1.0)
+    if not crowded and number > 1:
+        indices = [", ".join(map(str, index)) for index in np.ndindex(shape)]
+        ax.legend(lines, indices, loc="upper right", fontsize="small", ncols=min(number, 5))
 
 
 def _pyplot() -> Any:
     try:
         import matplotlib.pyplot as plt
     except ImportError:
-        raise ImportError(
-            'plots need matplotlib: pip install "numpyro-vi-ext[plots]"'
-        ) from None
+        raise ImportError('plots need matplotlib: pip install "numpyro-vi-ext[plots]"') from None
     return plt

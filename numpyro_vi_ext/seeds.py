@@ -5,6 +5,7 @@ import secrets
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Seed = int | jax.Array | None
 
@@ -29,13 +30,33 @@ def as_key(random_seed: Seed) -> jax.Array:
     """
     if random_seed is None:
         return jax.random.key(secrets.randbits(32))
-    if isinstance(random_seed, jax.Array) and random_seed.size > 1:
-        return jax.random.wrap_key_data(random_seed)  # the older form: raw key data
-    if isinstance(random_seed, jax.Array) and jnp.issubdtype(random_seed.dtype, jax.dtypes.prng_key):
+    if isinstance(random_seed, jax.Array) and jnp.issubdtype(
+        random_seed.dtype, jax.dtypes.prng_key
+    ):
+        if random_seed.shape:
+            raise TypeError(f"random_seed must be a single key, got shape {random_seed.shape}")
         return random_seed
+    if isinstance(random_seed, jax.Array | np.ndarray) and random_seed.ndim:
+        return _wrap(random_seed)
     try:
-        return jax.random.key(operator.index(random_seed))  # type: ignore[arg-type]
+        if isinstance(random_seed, bool):
+            raise TypeError
+        return jax.random.key(operator.index(random_seed))
     except TypeError:
         raise TypeError(
             f"random_seed must be None, an int or a JAX key, got {type(random_seed).__name__}"
         ) from None
+    except OverflowError:
+        raise ValueError(f"random_seed must fit in 64 bits, got {random_seed}") from None
+
+
+def _wrap(data: jax.Array | np.ndarray) -> jax.Array:
+    """Make a typed key of the older form, an array of raw key data."""
+    expected = jax.random.key_data(jax.random.key(0))
+    if data.dtype != expected.dtype or data.shape != expected.shape:
+        raise TypeError(
+            "random_seed must be None, an int or a JAX key (raw keys have shape "
+            f"{expected.shape} and dtype {expected.dtype}), got an array of shape {data.shape} "
+            f"and dtype {data.dtype}"
+        )
+    return jax.random.wrap_key_data(jnp.asarray(data))

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.infer.initialization import init_to_median
 
-from numpyro_vi_ext.model import Target
-from numpyro_vi_ext.tracing import Evaluation, Layout, Start
+from numpyro_vi_ext.cache import Target
+from numpyro_vi_ext.layout import Layout, Site
+from numpyro_vi_ext.tracing import Evaluation, Start
 
 Array = jax.Array
 
@@ -45,11 +46,12 @@ def find_start(
     ------
     KeyError
         If `values` names a site that is not latent.
+    TypeError
+        If `values` is not a mapping to numbers, or `init_strategy` not callable.
     ValueError
         If a value has a wrong shape, is not finite or outside its support, or no try is finite.
     """
-    values = dict(values or {})
-    check_site_names(target.layout, values, "start")
+    values = _named_values(target.layout, values, "start")
     start = _prior_point(target, key, init_strategy)
     if values:
         start = start._replace(z=_put_values(target, key, start, values))
@@ -59,48 +61,78 @@ def find_start(
     return _first_finite(target, key, start, free)
 
 
-def check_site_names(layout: Layout, names: Any, argument: str) -> None:
-    """Raise KeyError if `argument` names something that is not a latent site."""
+def _named_values(layout: Layout, values: Any, argument: str) -> dict[str, Any]:
+    """The dict that was given, all of whose names are latent sites."""
+    if not isinstance(values, Mapping | None):
+        raise TypeError(
+            f"{argument} must be a dict from site name to value, got {type(values).__name__}"
+        )
     known = [s.name for s in layout.latents]
-    unknown = sorted(set(names) - set(known))
+    unknown = [name for name in values or {} if name not in known]
     if unknown:
         raise KeyError(f"{argument} names {unknown}, but the latent sites are {known}")
+    return dict(values or {})
 
 
 def _prior_point(target: Target, key: Array, init_strategy: Callable[..., Any] | None) -> Start:
     if init_strategy is not None:
-        strategy = init_strategy if hasattr(init_strategy, "func") else init_strategy()
-        return target.program.record_start(strategy)(key, target.data)
+        if not callable(init_strategy):
+            raise TypeError(
+                "init_strategy must be one of NumPyro's, such as init_to_uniform(radius=1), got "
+                f"{type(init_strategy).__name__}"
+            )
+        return target.program.start_by(init_strategy)(key, target.data)
     start = target.program.start(key, target.data)
     z = np.asarray(start.z)
     if not np.isfinite(z).all():
-        median = target.program.record_start(init_to_median())(key, target.data)
+        median = target.program.start_by(init_to_median)(key, target.data)
         z = np.where(np.isfinite(z), z, median.z)
         z = np.where(np.isfinite(z), z, _uniform(key, z))
     return Start(jnp.asarray(z), start.theta)
 
 
 def _put_values(target: Target, key: Array, start: Start, values: dict[str, Any]) -> Array:
-    """Replace some sites of the starting point by values in the model's space."""
-    current = dict(target.evaluate(start.z, start.theta, key).values)
+    """Replace some sites of the starting point by values in the model's space.
+
+    The others keep their place in unconstrained space, where a support that depends on another
+    site moves along.
+    """
     sites = {s.name: s for s in target.layout.latents}
-    for name, given in values.items():
-        value = _float_array(given, f"start[{name!r}]")
-        try:
-            value = np.broadcast_to(value, sites[name].shape)
-        except ValueError:
-            raise ValueError(
-                f"start[{name!r}] has shape {value.shape}, but the site has shape {sites[name].shape}"
-            ) from None
-        if not np.isfinite(value).all():
-            raise ValueError(f"start[{name!r}] must be finite, got {given!r}")
-        current[name] = jnp.asarray(value, start.z.dtype)
-    latents = {name: current[name] for name in sites}
-    z, inside = target.program.unconstrain(latents, start.theta, key, target.data)
-    outside = [n for n in values if not inside[n] or not np.isfinite(z[sites[n].slice]).all()]
+    given = {name: _site_value(sites[name], value) for name, value in values.items()}
+    kept = np.ones(target.layout.ndim, bool)
+    for name in given:
+        kept[sites[name].slice] = False
+    z, inside = start.z, {}
+    for _ in sites:  # the support of a given site may hang on one that moves along with another
+        before, current = z, target.evaluate(z, start.theta, key).values
+        latents = {n: jnp.asarray(given.get(n, current[n]), z.dtype) for n in sites}
+        moved, inside = target.program.unconstrain(latents, start.theta, key, target.data)
+        z = jnp.where(kept, start.z, moved)
+        if np.array_equal(before, z, equal_nan=True):
+            break
+    found = target.evaluate(z, start.theta, key).values
+    # a sum to one, say, holds only up to rounding: being found again is enough
+    outside = [
+        n
+        for n, value in given.items()
+        if not np.isfinite(z[sites[n].slice]).all()
+        or not (inside[n] or np.allclose(found[n], value, rtol=1e-3, atol=1e-5))
+    ]
     if outside:
         raise ValueError(f"start is outside the support of the sites {outside}")
     return z
+
+
+def _site_value(site: Site, given: Any) -> np.ndarray:
+    value = _float_array(given, f"start[{site.name!r}]")
+    if not np.isfinite(value).all():
+        raise ValueError(f"start[{site.name!r}] must be finite, got {given!r}")
+    try:
+        return np.broadcast_to(value, site.shape)
+    except ValueError:
+        raise ValueError(
+            f"start[{site.name!r}] has shape {value.shape}, but the site has shape {site.shape}"
+        ) from None
 
 
 def _first_finite(target: Target, key: Array, start: Start, free: np.ndarray) -> Start:
@@ -134,12 +166,16 @@ def _uniform(key: Array, like: np.ndarray) -> np.ndarray:
 
 def _float_array(value: Any, name: str) -> np.ndarray:
     try:
-        return np.asarray(value, float)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be numeric, got {type(value).__name__}") from None
+        if np.asarray(value).dtype.kind in "biuf":
+            return np.asarray(value, float)
+    except (TypeError, ValueError):  # ragged, or not an array at all
+        pass
+    raise TypeError(f"{name} must be numeric, got {value!r}")
 
 
-def start_sigma_vector(layout: Layout, start_sigma: Mapping[str, Any] | None, default: float) -> np.ndarray:
+def start_sigma_vector(
+    layout: Layout, start_sigma: Mapping[str, Any] | None, default: float
+) -> np.ndarray:
     """Initial standard deviations in unconstrained space, shape (ndim,).
 
     Raises
@@ -150,8 +186,7 @@ def start_sigma_vector(layout: Layout, start_sigma: Mapping[str, Any] | None, de
         If a value is not positive and finite, or does not fit the site's unconstrained shape.
     """
     sigma = np.full(layout.ndim, default)
-    given = dict(start_sigma or {})
-    check_site_names(layout, given, "start_sigma")
+    given = _named_values(layout, start_sigma, "start_sigma")
     for site in layout.latents:
         if site.name not in given:
             continue

@@ -5,9 +5,7 @@ records the log density and the values of all sites as a JAX program whose close
 inputs. After that the model function is not called again.
 """
 
-import dataclasses
 import functools
-import math
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,71 +14,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
-from jax.flatten_util import ravel_pytree
 from numpyro import handlers
-from numpyro.distributions import Unit, biject_to, constraints
 from numpyro.infer.initialization import init_to_mean
-from numpyro.infer.util import (
-    _unconstrain_reparam,
-    compute_log_probs,
-    helpful_support_errors,
-)
+from numpyro.infer.util import _unconstrain_reparam, compute_log_probs
 
-from numpyro_vi_ext.errors import DiscreteLatentError
+from numpyro_vi_ext.identity import Fingerprint, fingerprint
+from numpyro_vi_ext.layout import (
+    Layout,
+    constrain_param,
+    deterministic_values,
+    lay_out,
+    ravel_params,
+)
 
 Array = jax.Array
 Values = dict[str, Array]
 
-
-class Site(NamedTuple):
-    """Where one latent site lives in the flat unconstrained vector."""
-
-    name: str
-    slice: slice
-    unconstrained_shape: tuple[int, ...]
-    shape: tuple[int, ...]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Layout:
-    """Sites of a model and their place in the flat vectors.
-
-    Parameters
-    ----------
-    latents : tuple of Site
-        In trace order.
-    dims : dict
-        Site name -> plate name (or None) of each axis of its value; all kinds of sites.
-    observed : tuple of str
-        Observed sites, factors left out.
-    deterministics : tuple of str
-        Deterministic sites.
-    params : tuple of str
-        ``numpyro.param`` sites.
-    """
-
-    latents: tuple[Site, ...]
-    dims: dict[str, tuple[str | None, ...]]
-    observed: tuple[str, ...]
-    deterministics: tuple[str, ...]
-    params: tuple[str, ...]
-
-    @property
-    def ndim(self) -> int:
-        """Length of the flat unconstrained vector."""
-        return sum(math.prod(s.unconstrained_shape) for s in self.latents)
-
-    def split(self, z: Any) -> dict[str, Any]:
-        """Cut a flat vector ``(..., ndim)`` into unconstrained site values."""
-        return {s.name: z[..., s.slice].reshape(z.shape[:-1] + s.unconstrained_shape) for s in self.latents}
-
-    def site_of(self, name: str) -> str:
-        """The latent site that a log density term belongs to; other names as they are."""
-        return next((s.name for s in self.latents if name == f"_{s.name}_log_det"), name)
-
-    def sites_at(self, flags: np.ndarray) -> tuple[str, ...]:
-        """Names of the sites with any true entry in a flat boolean vector."""
-        return tuple(s.name for s in self.latents if np.any(flags[s.slice]))
+_MOST_STRATEGIES = 8
 
 
 class Evaluation(NamedTuple):
@@ -114,7 +64,9 @@ class Recorded:
         self._treedef = jax.tree.structure(shapes)
         self.shapes = shapes
         # copied: a NumPy array closed over may be changed in place by its owner
-        self.constants = tuple(jnp.array(c) if isinstance(c, np.ndarray) else c for c in closed.consts)
+        self.constants = tuple(
+            jnp.array(c) if isinstance(c, np.ndarray) else c for c in closed.consts
+        )
         self._compiled = jax.jit(self.apply)
 
     def apply(self, constants: tuple[Array, ...], *args: Any) -> Any:
@@ -123,6 +75,7 @@ class Recorded:
         return jax.tree.unflatten(self._treedef, run(*jax.tree.leaves(args)))
 
     def __call__(self, *args: Any) -> Any:
+        """Evaluate with the arrays that were closed over."""
         return self._compiled(self.constants, *args)
 
 
@@ -143,8 +96,6 @@ class Program:
     layout : Layout
     start : Recorded
         ``(key, data) -> Start`` at the prior means.
-    evaluate : Recorded
-        ``(z, theta, key, data) -> Evaluation``.
 
     Raises
     ------
@@ -154,25 +105,39 @@ class Program:
         If a latent site is discrete.
     """
 
-    def __init__(self, fn: Callable[..., Any], rebuild: Callable[..., Any], data: tuple[Array, ...]) -> None:
+    layout: Layout
+    _unravel: Callable[[Array], dict[str, Any]]
+
+    def __init__(
+        self, fn: Callable[..., Any], rebuild: Callable[..., Any], data: tuple[Array, ...]
+    ) -> None:
         self._fn, self._rebuild = fn, rebuild
         self._example = (jax.random.key(0), jax.tree.map(jax.typeof, data))
-        self.start = self.record_start(init_to_mean())
-        self.evaluate = Recorded(self._evaluate, *self.start.shapes, *self._example)
+        self._strategies: list[tuple[Fingerprint, Recorded]] = []
+        self.start = self.start_by(init_to_mean)
 
-    def record_start(self, strategy: Callable[[Any], Any]) -> Recorded:
-        """Record the starting point that a NumPyro ``init_strategy`` gives."""
+    def start_by(self, strategy: Callable[[Any], Any]) -> Recorded:
+        """``(key, data) -> Start`` at the point that a NumPyro ``init_strategy`` gives."""
+        now = fingerprint(strategy)
+        for known, recorded in self._strategies:
+            if known == now:
+                return recorded
 
         def start(key: Array, data: tuple[Array, ...]) -> Start:
-            trace = self._trace(handlers.substitute(handlers.seed(self._fn, key), substitute_fn=strategy), data)
-            self.layout, z = _lay_out(trace)
-            self._constraints = {name: _constraint(trace[name]) for name in self.layout.params}
-            theta, self._unravel = ravel_pytree(
-                {name: _unconstrain_param(trace[name]) for name in self.layout.params}
-            )
-            return Start(z, theta.astype(z.dtype))
+            model = handlers.substitute(handlers.seed(self._fn, key), substitute_fn=strategy)
+            trace = self._trace(model, data)
+            self.layout, z = lay_out(trace)
+            theta, self._unravel = ravel_params(trace, self.layout.params)
+            return Start(z, theta)
 
-        return Recorded(start, *self._example)
+        recorded = Recorded(start, *self._example)
+        self._strategies = [*self._strategies[-_MOST_STRATEGIES:], (now, recorded)]
+        return recorded
+
+    @functools.cached_property
+    def evaluate(self) -> Recorded:
+        """``(z, theta, key, data) -> Evaluation``."""
+        return Recorded(self._evaluate, *self.start.shapes, *self._example)
 
     @functools.cached_property
     def unconstrain(self) -> Recorded:
@@ -190,35 +155,42 @@ class Program:
         evaluation = self.evaluate.apply(constants, z, theta, key, data)
         return evaluation.log_prior, evaluation.log_likelihood
 
-    def _unconstrain(self, values: Values, theta: Array, key: Array, data: tuple[Array, ...]) -> Any:
-        model = handlers.substitute(handlers.seed(self._fn, key), data={**values, **self._params(theta)})
+    def _unconstrain(self, values: Values, theta: Array, key: Array, data: Any) -> Any:
+        model = handlers.substitute(handlers.seed(self._fn, key), data=values)
+        model = handlers.substitute(model, substitute_fn=self._params_at(theta))
         trace = self._trace(model, data)
         inside = {name: jnp.all(trace[name]["fn"].support(trace[name]["value"])) for name in values}
-        return _lay_out(trace)[1], inside
+        return lay_out(trace)[1], inside
 
-    def _evaluate(self, z: Array, theta: Array, key: Array, data: tuple[Array, ...]) -> Evaluation:
-        params = self._params(theta)
-        substitute = functools.partial(_unconstrain_reparam, {**self.layout.split(z), **params})
-        model = handlers.substitute(handlers.seed(self._fn, key), substitute_fn=substitute)
+    def _evaluate(self, z: Array, theta: Array, key: Array, data: Any) -> Evaluation:
+        latents = functools.partial(_unconstrain_reparam, self.layout.split(z))
+        model = handlers.substitute(handlers.seed(self._fn, key), substitute_fn=latents)
+        model = handlers.substitute(model, substitute_fn=self._params_at(theta))
         args, kwargs = self._rebuild(data)
         log_prob, trace = compute_log_probs(model, args, kwargs, {})
-        latents = {s.name for s in self.layout.latents}
-        shown = [*(s.name for s in self.layout.latents), *self.layout.deterministics]
-        latents_and_jacobians = latents | {f"_{name}_log_det" for name in latents}
+        names = [s.name for s in self.layout.latents]
+        of_prior = {*names, *(f"_{name}_log_det" for name in names)}
+        computed = {name: value for name, (_, value) in deterministic_values(trace).items()}
         zero = jnp.zeros((), z.dtype)
         return Evaluation(
-            sum((v for k, v in log_prob.items() if k in latents_and_jacobians), zero),
-            sum((v for k, v in log_prob.items() if k not in latents_and_jacobians), zero),
+            sum((v for k, v in log_prob.items() if k in of_prior), zero),
+            sum((v for k, v in log_prob.items() if k not in of_prior), zero),
             log_prob,
-            {k: jnp.asarray(trace[k]["value"]) for k in shown},
+            {**{k: jnp.asarray(trace[k]["value"]) for k in names}, **computed},
             {k: jnp.asarray(trace[k]["value"]) for k in self.layout.observed},
-            params,
+            {k: trace[k]["value"] for k in self.layout.params},
         )
 
-    def _params(self, theta: Array) -> Values:
-        """Values of the param sites in the model's space."""
+    def _params_at(self, theta: Array) -> Callable[[Any], Any]:
+        """For ``handlers.substitute``: the param sites at given unconstrained values."""
         unconstrained = self._unravel(theta)
-        return {k: _to_constrained(self._constraints[k])(v) for k, v in unconstrained.items()}
+
+        def value(site: dict[str, Any]) -> Any:
+            if site["type"] == "param" and site["name"] in unconstrained:
+                return constrain_param(site, unconstrained[site["name"]])
+            return None
+
+        return value
 
     def _trace(self, model: Callable[..., Any], data: tuple[Array, ...]) -> dict[str, Any]:
         args, kwargs = self._rebuild(data)
@@ -232,81 +204,3 @@ class Program:
                 f"two sites of the model are named {found[1]!r}; every sample and deterministic "
                 "site needs a name of its own"
             ) from None
-
-
-def _lay_out(trace: dict[str, Any]) -> tuple[Layout, Array]:
-    """Place the latent sites of a trace in one flat vector, and fill it with their values."""
-    expected = ("latent", "discrete", "observed", "deterministic", "param", "mutable")
-    kinds: dict[str, list[str]] = {kind: [] for kind in expected}
-    for name, site in trace.items():
-        kinds.setdefault(_kind(site), []).append(name)
-    _check_kinds(kinds)
-    dtype = jnp.result_type(float)
-    sites, pieces, offset = [], [jnp.zeros(0, dtype)], 0
-    for name in kinds["latent"]:
-        value = jnp.asarray(trace[name]["value"])
-        with helpful_support_errors(trace[name]):
-            unconstrained = biject_to(trace[name]["fn"].support).inv(value)
-        end = offset + unconstrained.size
-        sites.append(Site(name, slice(offset, end), unconstrained.shape, value.shape))
-        pieces.append(jnp.ravel(unconstrained).astype(dtype))
-        offset = end
-    shown = (*kinds["latent"], *kinds["observed"], *kinds["deterministic"])
-    layout = Layout(
-        tuple(sites),
-        {name: _axis_plates(trace[name]) for name in shown},
-        tuple(kinds["observed"]),
-        tuple(kinds["deterministic"]),
-        tuple(kinds["param"]),
-    )
-    return layout, jnp.concatenate(pieces)
-
-
-def _kind(site: dict[str, Any]) -> str:
-    if site["type"] != "sample":
-        return site["type"]
-    if site["is_observed"]:
-        return "factor" if isinstance(site["fn"], Unit) else "observed"
-    return "discrete" if site["fn"].support.is_discrete else "latent"
-
-
-def _check_kinds(kinds: dict[str, list[str]]) -> None:
-    if kinds["discrete"]:
-        raise DiscreteLatentError(tuple(kinds["discrete"]))
-    if kinds["mutable"]:
-        raise ValueError(
-            f"the model has mutable state, which is not supported: {kinds['mutable']}; make it an "
-            "argument of the model or a numpyro.param"
-        )
-    if not kinds["latent"]:
-        raise ValueError(
-            "the model has no latent sites, so there is nothing to infer; its observed sites are "
-            f"{kinds['observed']}. Is a value passed for a site that should be latent?"
-        )
-
-
-def _axis_plates(site: dict[str, Any]) -> tuple[str | None, ...]:
-    """Name of the plate that each axis of the site's value runs over, if any."""
-    shape = jnp.shape(site["value"])
-    event_dim = site["fn"].event_dim if site["type"] == "sample" else 0
-    names: list[str | None] = [None] * len(shape)
-    for frame in site["cond_indep_stack"]:
-        axis = len(shape) - event_dim + frame.dim
-        if 0 <= axis < len(shape) and shape[axis] == frame.size:
-            names[axis] = frame.name
-    return tuple(names)
-
-
-def _constraint(site: dict[str, Any]) -> Any:
-    return site["kwargs"].get("constraint", constraints.real)
-
-
-def _to_constrained(constraint: Any) -> Callable[[Any], Any]:
-    """The map onto a constraint; a param without one may be any pytree of arrays."""
-    return (lambda value: value) if constraint is constraints.real else biject_to(constraint)
-
-
-def _unconstrain_param(site: dict[str, Any]) -> Any:
-    constraint = _constraint(site)
-    value = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), site["value"])
-    return value if constraint is constraints.real else biject_to(constraint).inv(value)

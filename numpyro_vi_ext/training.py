@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -16,53 +16,15 @@ from tqdm.auto import tqdm
 from numpyro_vi_ext.algorithm import Point, State
 from numpyro_vi_ext.chunk import MAX_STEPS, NEVER, Chunk
 from numpyro_vi_ext.errors import Converged
+from numpyro_vi_ext.history import History
 from numpyro_vi_ext.model import Inputs
 
 logger = logging.getLogger("numpyro_vi_ext")
 
 _CHUNK_SECONDS = 0.1  # chunks grow until they take this long
 _FIRST_CHUNK = 16
-_AVERAGE_WINDOW = 1000
 
 Hook = Callable[[int, Point], None]  # (step, result at that step); StopIteration stops the fit
-
-
-class History:
-    """A growing array of losses whose beginnings can be handed out as views."""
-
-    def __init__(self) -> None:
-        self._buffer = np.zeros(0)
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
-
-    def extend(self, losses: np.ndarray) -> None:
-        """Append; views handed out before keep their values."""
-        size = self._size + len(losses)
-        if size > len(self._buffer):
-            grown = np.zeros(max(size, 2 * len(self._buffer)), losses.dtype)
-            grown[: self._size] = self._buffer[: self._size]
-            self._buffer = grown
-        self._buffer[self._size : size] = losses
-        self._size = size
-
-    def cut(self, size: int) -> None:
-        """Forget all but the first `size` losses."""
-        self._buffer = self._buffer[:size].copy()
-        self._size = size
-
-    def view(self, size: int | None = None) -> np.ndarray:
-        """The first `size` losses (default: all), read-only."""
-        view = self._buffer[: self._size if size is None else size]
-        view.flags.writeable = False
-        return view
-
-    def average(self) -> float:
-        """Mean of the finite ones among the last 1,000 losses."""
-        last = self.view()[-_AVERAGE_WINDOW:]
-        last = last[np.isfinite(last)]
-        return float(last.mean()) if last.size else float("nan")
 
 
 @dataclasses.dataclass
@@ -118,18 +80,16 @@ class Run:
             good = self._last_finite(begin, int(state.step), losses)
             losses = losses[: good - int(begin.step)]
             state = self.chunk(begin, self.inputs, good, NEVER)[0]
-        self.state = state
         if self.score:
             self.history.extend(losses)
+        self.state = state  # last: if Ctrl-C comes in between, the history is the one too long
         return snapshots, finite
 
-    def rewind(self, begin: State, size: int, step: int) -> None:
-        """Go back to `step`, recomputed from the earlier state that had `size` losses."""
-        if step == self.step:
-            return
-        self.state = self.chunk(begin, self.inputs, step, NEVER)[0]
-        if self.score:
-            self.history.cut(size + step - int(begin.step))
+    def rewind(self, begin: State, step: int) -> None:
+        """Go back to `step`, recomputed from an earlier state."""
+        if step < self.step:
+            self.state = self.chunk(begin, self.inputs, step, NEVER)[0]
+        self.history.cut(step)
 
     def _last_finite(self, begin: State, end: int, losses: np.ndarray) -> int:
         """The last step whose state, and all losses before it, are finite; by bisection."""
@@ -169,32 +129,50 @@ def train(
     progressbar : bool
         Whether to show progress.
     """
-    begin, end = run.step, run.step + n
-    length = _FIRST_CHUNK
+    begin = run.step
     run.status, run.message = "finished", ""
     with _interruptible() as interrupted, _bar(n, progressbar) as bar:
-        while run.step < end and run.status == "finished":
-            before, state, size = run.step, run.state, len(run.history)
-            stop = min(end, before + length, (before // every + run.chunk.snapshots) * every)
-            if at_first and before == 0:
-                stop = 1
-            tic = time.perf_counter()
-            snapshots, finite = run.advance(stop, every)
-            seconds = time.perf_counter() - tic
-            if hook is not None:
-                due = _due(before, run.step, every, snapshots)
-                if at_first and before == 0 and run.step == 1 < every:
-                    due = [(1, run.state.result)]
-                _replay(run, hook, due, (state, size), interrupted)
-            if run.status == "finished" and not finite:
-                run.status = "non-finite"
-            elif run.status == "finished" and interrupted() and run.step < end:
-                run.status = "interrupted"
-            bar.update(run.step - before)
-            if len(run.history):
-                bar.set_description_str(f"Average Loss = {run.history.average():,.5g}", refresh=False)
-            length = min(MAX_STEPS, 8 * length, max(1, int(length * _CHUNK_SECONDS / seconds)))
+        try:
+            _advance(run, begin + n, hook, every, at_first, interrupted, bar)
+        except KeyboardInterrupt:  # a second Ctrl-C: give up what is under way
+            run.status = "interrupted"
+            run.history.cut(run.step)
+        except BaseException:
+            run.status = "stopped"
+            raise
     _report(run, run.step - begin, n)
+
+
+def _advance(
+    run: Run,
+    end: int,
+    hook: Hook | None,
+    every: int,
+    at_first: bool,
+    interrupted: Callable[[], bool],
+    bar: Any,
+) -> None:
+    """Take chunk after chunk, each so long that a report after it comes soon enough."""
+    length = _FIRST_CHUNK
+    while run.step < end and run.status == "finished":
+        before, state, tic = run.step, run.state, time.perf_counter()
+        stop = min(end, before + length, (before // every + run.chunk.snapshots) * every)
+        first = at_first and before == 0
+        snapshots, finite = run.advance(1 if first else stop, every)
+        if hook is not None:
+            due = _due(before, run.step, every, snapshots)
+            if first and run.step == 1 < every:
+                due = [(1, run.state.result)]
+            _replay(run, hook, due, state, interrupted)
+        if run.status == "finished" and not finite:
+            run.status = "non-finite"
+        elif run.status == "finished" and interrupted() and run.step < end:
+            run.status = "interrupted"
+        bar.update(run.step - before)
+        if len(run.history):
+            bar.set_description_str(f"Average Loss = {run.history.average():,.5g}", refresh=False)
+        per_step = (time.perf_counter() - tic) / max(1, run.step - before)
+        length = max(1, min(MAX_STEPS, 8 * length, int(_CHUNK_SECONDS / max(per_step, 1e-9))))
 
 
 def _due(before: int, after: int, every: int, snapshots: Point) -> Iterator[tuple[int, Point]]:
@@ -208,7 +186,11 @@ def _due(before: int, after: int, every: int, snapshots: Point) -> Iterator[tupl
 
 
 def _replay(
-    run: Run, hook: Hook, due: Any, begin: tuple[State, int], interrupted: Callable[[], bool]
+    run: Run,
+    hook: Hook,
+    due: Iterable[tuple[int, Point]],
+    begin: State,
+    interrupted: Callable[[], bool],
 ) -> None:
     """Call the hook at each due step; when it stops the fit, go back to that step."""
     for step, result in due:
@@ -220,13 +202,12 @@ def _replay(
         except KeyboardInterrupt:
             run.status = "interrupted"
         except BaseException:
-            run.rewind(*begin, step)
-            run.status = "stopped"
+            run.rewind(begin, step)
             raise
         if run.status == "finished" and interrupted() and step < run.step:
             run.status = "interrupted"
         if run.status != "finished":
-            run.rewind(*begin, step)
+            run.rewind(begin, step)
             return
 
 
@@ -234,7 +215,7 @@ def _report(run: Run, done: int, n: int) -> None:
     """Log how it ended, and keep it as the message of the run."""
     if run.message:
         logger.info(run.message)
-    if n == 0:
+    if run.step == 0 == n:
         text = "Initialization only"
     elif run.status == "non-finite":
         return
@@ -243,10 +224,10 @@ def _report(run: Run, done: int, n: int) -> None:
         if run.status != "finished":
             head = f"Interrupted at {run.step:,d} [{100 * done // n:.0f}%]"
         text = head
-        if len(run.history) >= 10:
-            text += f": Average Loss = {run.history.average():,.5g}"
-        elif len(run.history):
+        if len(run.history) and n < 10:
             text += f": Loss = {run.history.view()[-1]:,.5g}"
+        elif len(run.history):
+            text += f": Average Loss = {run.history.average():,.5g}"
     logger.info(text)
     run.message = run.message or text
 

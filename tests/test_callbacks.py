@@ -10,7 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from numpyro_vi_ext.callbacks import CheckLossConvergence, CheckParametersConvergence, Tracker
+from numpyro_vi_ext.callbacks import (
+    CheckLossConvergence,
+    CheckParametersConvergence,
+    Tracker,
+    _compare_blocks,
+)
 
 N_SEEDS = 50
 
@@ -59,7 +64,7 @@ def fit_calls(walk, callback, as_fit=True):
 
 
 @pytest.mark.parametrize("as_fit", [True, False])
-@pytest.mark.parametrize("ord", [np.inf, 2, 1, -np.inf])
+@pytest.mark.parametrize("ord", [np.inf, 2])
 @pytest.mark.parametrize("diff", ["relative", "absolute"])
 def test_parameters_convergence_is_pymc_s_rule(diff, ord, as_fit):
     stops = []
@@ -146,7 +151,7 @@ def loss_stop(losses, **options):
 # stop in 50 traces would be far from chance. With white noise of sd 1 the error is
 # sqrt(2 / 2000) = 0.032 and the line falls by 0.2; the power law falls by 0.2 * 100 / sqrt(i)
 # against an error of sqrt(8 / i), which is a ratio of 7 however large i is.
-U = T[:20_000]
+U = T[:16_000]
 IMPROVING = {
     "linear": lambda rng: -1e-4 * U + rng.normal(size=U.size),
     "power law": lambda rng: 100 / np.sqrt(U + 1) + rng.normal(size=U.size),
@@ -209,6 +214,25 @@ def test_rel_tol_is_a_fraction_of_the_fall():
     assert loss_stop(1e3 * falling, rel_tol=1e-2) == stops[1]
 
 
+NOISE = {
+    "white": lambda rng: rng.normal(size=2_000),
+    "AR(0.9)": lambda rng: ar1(rng, 0.9, 2_000),
+    "heteroscedastic": lambda rng: (1 + np.sin(T[:2_000] / 300)) * rng.normal(size=2_000),
+}
+
+
+@pytest.mark.parametrize("noise", NOISE)
+def test_standard_error_of_the_fall(noise):
+    """Its square is the variance of old - new over many traces; the trend adds nothing."""
+    rng = np.random.default_rng(0)
+    traces = [NOISE[noise](rng) - 1e-4 * T[:2_000] for _ in range(400)]
+    old, new, error = np.transpose([_compare_blocks(x.reshape(2, 1_000)) for x in traces])
+    # The sd of a variance from 400 draws is 7 %. Runs of 31 steps do not see all of the AR(0.9):
+    # its autocovariance gives 0.58 (single losses instead of runs would see 0.005 of it).
+    expected = 1 if noise != "AR(0.9)" else 0.58
+    assert np.mean(error**2) / np.var(old - new) == pytest.approx(expected, abs=0.2)
+
+
 def test_spikes_neither_stop_nor_prevent_stopping():
     rng = np.random.default_rng(0)
     flat, falling = rng.normal(size=T.size), -3e-4 * T + rng.normal(size=T.size)
@@ -230,6 +254,10 @@ def test_no_stop_while_a_loss_is_not_finite(bad):
     assert loss_stop(losses, window=100) == 500 + 100
     losses[:300] = bad
     assert loss_stop(losses, window=100) == 700 + 100
+    falling = 1000 * np.exp(-T / 1500)
+    stop = loss_stop(falling)
+    falling[:600] = bad  # most of the first window: its rest still says where the fall began
+    assert abs(loss_stop(falling) - stop) <= 1_500
 
 
 def test_state_restarts_when_the_step_falls_back():
@@ -239,7 +267,10 @@ def test_state_restarts_when_the_step_falls_back():
     for _ in range(3):  # stopped, left half way, and stopped again: always at the same step
         assert first_stop(check, second_fit)[0] == 500
         assert first_stop(check, second_fit[:4]) is None
-    assert first_stop(check, second_fit[3:4] * 10) is None  # the same step again is a new fit
+    # The same step again is a new fit, too.
+    check = CheckLossConvergence(window=100, every=20)
+    steps = [400, 480, 480, 500, 560, 580, 600]
+    assert first_stop(check, [(None, losses[:i], i) for i in steps])[0] == 580
     # Steps go on but the losses are those of the last part only: nothing to say.
     assert first_stop(check, [(None, losses[:300], 5_000), (None, losses[:300], 9_000)]) is None
 

@@ -12,7 +12,18 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 # Lowest first. A module may import from rows above its own here, and from its own row.
 LAYERS = (
     {"_typing", "checks", "errors", "seeds"},
-    {"arguments", "identity", "minibatch", "model", "start", "streaming", "tracing"},
+    {
+        "arguments",
+        "cache",
+        "identity",
+        "layout",
+        "minibatch",
+        "model",
+        "names",
+        "start",
+        "streaming",
+        "tracing",
+    },
     {"families.base"},
     {"families.*", "defaults", "kernels", "optimizers"},
     {"families"},

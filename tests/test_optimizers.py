@@ -1,6 +1,7 @@
 """Optimizers: PyMC's update rules, one object per set of hyperparameters, what fit accepts."""
 
 import dataclasses
+import inspect
 from functools import partial
 
 import jax
@@ -198,6 +199,7 @@ def test_pytrees_and_dtypes_in_a_compiled_loop(factory, dtype, scheduled):
         new, state = jax.jit(lambda c: jax.lax.fori_loop(0, 5, body, c))(carry)
         assert jax.tree.map(jnp.shape, (new, state)) == jax.tree.map(jnp.shape, carry)
         assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(new))
+        assert all(leaf.dtype in (dtype, "int32") for leaf in jax.tree.leaves(state))
         assert not any(leaf.weak_type for leaf in jax.tree.leaves(new))
         assert new[0].mu[0] < 1
 
@@ -231,7 +233,8 @@ def test_same_hyperparameters_same_object(factory):
     assert all(factory(rate) is first for rate in others)
     assert factory(learning_rate=0.01) is first
     assert factory(1) is factory(1.0)
-    assert factory() is factory()
+    defaults = {p.name: p.default for p in inspect.signature(factory).parameters.values()}
+    assert factory() is factory(**defaults)
     assert factory(float("nan")) is factory(np.float32("nan"))
     assert factory(0.02) is not first
     schedule = optax.constant_schedule(0.01)
@@ -309,6 +312,10 @@ def test_total_norm_constraint():
             expected = g[name] * np.clip(norm, 0, max_norm) / (epsilon + norm)
             np.testing.assert_allclose(clipped[name], expected, rtol=1e-6)
             assert clipped[name].dtype == g[name].dtype
+    with enable_x64(True):
+        mixed = {"a": jnp.ones(2, "float32"), "b": jnp.ones(2, "float64")}
+        clipped, _ = clip.update(mixed, clip.init(g))
+        assert [x.dtype for x in clipped.values()] == ["float32", "float64"]
     zeros, _ = clip.update({"a": jnp.zeros(2)}, clip.init(g))
     assert not zeros["a"].any()
     assert vi.total_norm_constraint(1) is vi.total_norm_constraint(max_norm=1.0)

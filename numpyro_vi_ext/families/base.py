@@ -1,34 +1,60 @@
-"""What every family with a density offers."""
+"""What every family offers, and what those with a density add."""
 
 import abc
 from typing import ClassVar, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array
 
 
-class DensityFamily(abc.ABC):
-    """A reparameterised distribution over R^d: a frozen dataclass registered as a pytree.
+class Family(abc.ABC):
+    """A distribution over R^d: a frozen dataclass registered as a pytree.
 
     Its array fields are the variational parameters, so that its gradient is another member of
-    the family and optax updates it directly. A draw is ``q.transform(eps)`` with standard normal
-    noise ``eps`` of shape (d,).
+    the family and optax updates it directly.
     """
 
-    name: ClassVar[str]
     locations: ClassVar[tuple[str, ...]]  # the fields that move q; the others shape it
-
-    @classmethod
-    @abc.abstractmethod
-    def create(cls, loc: np.ndarray, sigma: np.ndarray) -> Self:
-        """The member with mean `loc` and independent standard deviations `sigma`, both (d,)."""
 
     @property
     @abc.abstractmethod
     def ndim(self) -> int:
         """Dimension d."""
+
+    @abc.abstractmethod
+    def draw(self, key: Array) -> Array:
+        """One draw, shape (d,)."""
+
+    @abc.abstractmethod
+    def mean(self) -> np.ndarray:
+        """Mean, shape (d,)."""
+
+    @abc.abstractmethod
+    def std(self) -> np.ndarray:
+        """Marginal standard deviations, shape (d,)."""
+
+    @abc.abstractmethod
+    def cov(self) -> np.ndarray:
+        """Covariance, shape (d, d)."""
+
+    @abc.abstractmethod
+    def params(self) -> dict[str, np.ndarray]:
+        """Variational parameters under PyMC's names."""
+
+
+class DensityFamily(Family):
+    """A reparameterised family with a density.
+
+    A draw is ``q.transform(eps)`` with standard normal noise ``eps`` of shape (d,).
+    """
+
+    @classmethod
+    @abc.abstractmethod
+    def create(cls, loc: np.ndarray, sigma: np.ndarray) -> Self:
+        """The member with mean `loc` and independent standard deviations `sigma`, both (d,)."""
 
     @abc.abstractmethod
     def transform(self, eps: Array) -> Array:
@@ -46,18 +72,5 @@ class DensityFamily(abc.ABC):
     def entropy(self) -> Array:
         """Differential entropy in nats."""
 
-    @abc.abstractmethod
-    def mean(self) -> np.ndarray:
-        """Mean, shape (d,)."""
-
-    @abc.abstractmethod
-    def std(self) -> np.ndarray:
-        """Marginal standard deviations, shape (d,)."""
-
-    @abc.abstractmethod
-    def cov(self) -> np.ndarray:
-        """Covariance, shape (d, d)."""
-
-    @abc.abstractmethod
-    def params(self) -> dict[str, np.ndarray]:
-        """Variational parameters under PyMC's names."""
+    def draw(self, key: Array) -> Array:
+        return self.transform(jax.random.normal(key, (self.ndim,), jnp.result_type(float)))

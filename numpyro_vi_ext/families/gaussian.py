@@ -31,7 +31,6 @@ class DiagonalGaussian(DensityFamily):
     mu: Array
     rho: Array
 
-    name: ClassVar[str] = "MeanField"
     locations: ClassVar[tuple[str, ...]] = ("mu",)
 
     @classmethod
@@ -86,7 +85,6 @@ class DenseGaussian(DensityFamily):
     mu: Array
     raw: Array
 
-    name: ClassVar[str] = "FullRank"
     locations: ClassVar[tuple[str, ...]] = ("mu",)
 
     @classmethod

@@ -1,0 +1,157 @@
+"""The front door: `fit`, and the names of its methods."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from numpyro_vi_ext.approximation import Approximation
+from numpyro_vi_ext.inference import ADVI, FullRankADVI, Inference
+from numpyro_vi_ext.seeds import Seed
+
+METHODS: dict[str, type[Inference]] = {"advi": ADVI, "fullrank_advi": FullRankADVI}
+
+
+def fit(
+    model: Any = None,
+    n: int = 10_000,
+    method: str | Inference | type[Inference] = "advi",
+    *,
+    model_args: Any = (),
+    model_kwargs: dict[str, Any] | None = None,
+    random_seed: Seed = None,
+    start: Mapping[str, Any] | None = None,
+    start_sigma: Mapping[str, Any] | None = None,
+    inf_kwargs: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callable[..., Any]] | None = None,
+    progressbar: bool = True,
+    score: bool | None = None,
+    obj_optimizer: Any = None,
+    obj_n_mc: int = 1,
+    total_grad_norm_constraint: float | None = None,
+    more_replacements: Mapping[str, Any] | None = None,
+) -> Approximation:
+    r"""Fit an approximation of the posterior of a NumPyro model.
+
+    Minimises the negative evidence lower bound
+    :math:`L(q) = -E_q[\log p(x, z)] - H(q)` over the family of the method.
+
+    Parameters
+    ----------
+    model : callable or Model
+        A NumPyro model, unchanged, or a `Model`; None if `method` is an `Inference` instance.
+    n : int
+        Steps; 0 only initialises.
+    method : str, Inference instance or Inference class
+        "advi" or "fullrank_advi", in any case; an instance goes on from where it stands.
+    model_args, model_kwargs : tuple, dict
+        The model's arguments.
+    random_seed : int, JAX key or None
+        Makes everything the fit does reproducible on the same machine.
+    start : dict, optional
+        Site name -> initial value in the model's own space. The others start at the prior mean
+        where it is finite, else at the median of prior draws, else at a uniform draw.
+    start_sigma : dict, optional
+        Site name -> initial standard deviation in unconstrained space, a scalar or of the site's
+        unconstrained shape. Default softplus(0) = 0.6931.
+    inf_kwargs : dict, optional
+        More arguments of the inference class, such as ``init_strategy``.
+    callbacks : list of callables, optional
+        Each is called as ``callback(approx, losses, i)`` after step i = 1, 2, ..., or after the
+        multiples of its attribute ``every``, with the approximation of that step and the losses
+        so far. Raising StopIteration stops the fit; the step counts.
+    progressbar : bool
+        Whether to show progress.
+    score : bool, optional
+        Whether to record losses. Default True.
+    obj_optimizer : optional
+        An optax transformation, a NumPyro optimizer, or one of this package's factories, called
+        or bare. Default: Adam with a decaying rate and averaged iterates; an explicit optimizer
+        is used as it is, without averaging.
+    obj_n_mc : int
+        Monte Carlo draws per step, vectorised.
+    total_grad_norm_constraint : float, optional
+        Upper bound on the L2 norm of the gradient.
+    more_replacements : dict, optional
+        Model argument -> value to fit with instead.
+
+    Returns
+    -------
+    Approximation
+        Non-convergence never raises: see its ``status`` and ``message``.
+
+    Raises
+    ------
+    KeyError
+        Unknown method, site in `start` or `start_sigma`, or argument in `more_replacements`.
+    TypeError, ValueError
+        Anything else of a wrong type or value, by name.
+    NonFiniteError
+        If a loss or a parameter becomes NaN or infinite; the error has the last finite ``.approx``.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, numpyro, numpyro.distributions as dist
+    >>> def model(y):
+    ...     mu = numpyro.sample("mu", dist.Normal(0, 10))
+    ...     numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+    >>> approx = fit(model, model_args=(jnp.array([2.0, 3.0, 4.0]),), random_seed=0,
+    ...              progressbar=False)
+    >>> print(f"{approx.mean[0]:.3f} {approx.std[0]:.3f} {approx.status}")
+    2.990 0.576 finished
+    """
+    options = {
+        "model_args": model_args,
+        "model_kwargs": model_kwargs,
+        "random_seed": random_seed,
+        "start": start,
+        "start_sigma": start_sigma,
+    }
+    given = _merge({k: v for k, v in options.items() if _says_something(v)}, inf_kwargs)
+    return _inference(model, method, given).fit(
+        n,
+        score=score,
+        callbacks=callbacks,
+        progressbar=progressbar,
+        obj_optimizer=obj_optimizer,
+        obj_n_mc=obj_n_mc,
+        total_grad_norm_constraint=total_grad_norm_constraint,
+        more_replacements=more_replacements,
+    )
+
+
+def _inference(model: Any, method: Any, options: dict[str, Any]) -> Inference:
+    """Make the inference object that `method` stands for."""
+    if isinstance(method, str):
+        if method.lower() not in METHODS:
+            raise KeyError(f"method {method!r} is unknown; the methods are {sorted(METHODS)}")
+        method = METHODS[method.lower()]
+    if inspect.isclass(method) and issubclass(method, Inference):
+        return method(model, **options)
+    if not isinstance(method, Inference):
+        raise TypeError(
+            f"method must be one of {sorted(METHODS)}, an Inference instance or an Inference "
+            f"class, got {type(method).__name__}"
+        )
+    bound = method.approx.model
+    if model is not None and model is not bound and model is not bound.fn:
+        raise ValueError("the Inference instance has a model of its own; pass None or that model")
+    if options:
+        raise TypeError(
+            f"{sorted(options)} cannot be applied to an Inference instance; pass them when making "
+            "it, or pass its class"
+        )
+    return method
+
+
+def _says_something(option: Any) -> bool:
+    """Whether an option is more than its default: None, or a container with nothing in it."""
+    return option is not None and not (isinstance(option, tuple | list | Mapping) and not option)
+
+
+def _merge(options: dict[str, Any], inf_kwargs: Any) -> dict[str, Any]:
+    if not isinstance(inf_kwargs, Mapping | None):
+        raise TypeError(f"inf_kwargs must be a dict, got {type(inf_kwargs).__name__}")
+    twice = sorted(set(options) & set(inf_kwargs or ()))
+    if twice:
+        raise TypeError(f"{twice} are given twice: as arguments of fit and in inf_kwargs")
+    return {**options, **(inf_kwargs or {})}

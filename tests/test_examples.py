@@ -1,0 +1,81 @@
+"""The examples run, say what they found and save their pictures."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PNG = b"\x89PNG\r\n"
+
+
+def run(script, output, *options):
+    """Run an example as a user does; what it prints."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        **os.environ,
+        "MPLBACKEND": "Agg",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    }
+    command = [sys.executable, ROOT / "examples" / script, "--output", output, *options]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def check_pictures(output, text, names):
+    assert {path.name for path in output.iterdir()} == names
+    for name in names:
+        assert (output / name).read_bytes().startswith(PNG)
+        assert f"saved {output / name}" in text
+
+
+QUICKSTART_PICTURES = {
+    "posterior.png",
+    "convergence.png",
+    "track.png",
+    "track_refined.png",
+    "comparison.png",
+}
+
+
+def test_quickstart_with_few_steps(tmp_path):
+    output = tmp_path / "new" / "folder"
+    check_pictures(output, run("quickstart.py", output, "--quick"), QUICKSTART_PICTURES)
+
+
+@pytest.mark.slow
+def test_quickstart(tmp_path):
+    text = run("quickstart.py", tmp_path)
+    check_pictures(tmp_path, text, QUICKSTART_PICTURES)
+    assert "MeanField(sites=[x], ndim=1, steps=10000" in text
+    for diff in ("relative", "absolute"):
+        stopped = re.search(rf"{diff}: Convergence achieved at (\d+)", text)
+        assert int(stopped[1]) < 10_000
+    assert "120,000 losses" in text
+    numbers = r": mean (\d.\d+), sd (\d.\d+), (\d+)% above"
+    nuts, advi = (re.search(name + " *" + numbers, text) for name in ("NUTS", "ADVI"))
+    assert [float(x) for x in advi.groups()] == pytest.approx([0.5, 0.1, 100], abs=0.005)
+    assert float(nuts[1]) == pytest.approx(0.34, abs=0.1)
+    assert float(nuts[2]) == pytest.approx(0.335, abs=0.06)
+
+
+@pytest.mark.slow
+def test_real_data(tmp_path):
+    text = run("real_data.py", tmp_path)
+    check_pictures(tmp_path, text, {"real_data.png"})
+    rows = re.findall(r"^(\w+)\s+" + r"\s+".join([r"(-?\d+\.\d+)"] * 6) + "$", text, re.MULTILINE)
+    assert [row[0] for row in rows] == [
+        *("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6", "sigma")
+    ]
+    for name, *numbers in rows:
+        nuts_mean, nuts_sd, full_mean, full_sd, field_mean, field_sd = map(float, numbers)
+        assert full_mean == pytest.approx(nuts_mean, abs=0.25 * nuts_sd + 0.01), name
+        assert full_sd == pytest.approx(nuts_sd, rel=0.12, abs=0.002), name
+        assert field_mean == pytest.approx(nuts_mean, abs=0.5 * nuts_sd + 0.01), name
+        assert field_sd < nuts_sd + 0.004, name  # mean-field cannot be wider

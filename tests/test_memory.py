@@ -1,0 +1,55 @@
+"""Repeated fits must not pile up memory."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import numpyro_vi_ext as vi
+
+SCRIPT = """
+import gc, os
+import numpy as np, numpyro, numpyro.distributions as dist, optax
+import numpyro_vi_ext as vi
+
+def model(X, y):
+    w = numpyro.sample("w", dist.Normal(0, 3).expand([X.shape[1]]).to_event(1))
+    sd = numpyro.sample("sd", dist.HalfNormal(1))
+    numpyro.sample("y", dist.Normal(X @ w, sd).to_event(1), obs=y)
+
+def resident():
+    gc.collect()
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+rng = np.random.default_rng(0)
+for i in range(1, 101):
+    X, y = rng.normal(size=(500, 20)), rng.normal(size=500)
+    approx = vi.fit(
+        model, 1000, model_args=(X, y), random_seed=i, progressbar=False,
+        obj_optimizer={optimizer}, callbacks=[vi.CheckParametersConvergence(tolerance=1e-9)],
+    )
+    approx.sample_dict(100)
+    if i in (20, 100):
+        print(resident())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the size from /proc")
+@pytest.mark.parametrize("optimizer", ["None", "vi.adam(1e-2)", "optax.adam(1e-2)"])
+def test_100_fits_do_not_grow(optimizer):
+    """The optax one is made afresh each time, so that every fit compiles anew."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT).format(optimizer=optimizer)],
+        cwd=os.path.dirname(os.path.dirname(vi.__file__)),
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stderr
+    after_20, after_100 = map(int, done.stdout.split())
+    assert after_100 < 1.05 * after_20
