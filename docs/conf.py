@@ -23,7 +23,7 @@ extensions = [
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"numpyro_vi_ext {version}"
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 # Types stand in the numpydoc sections, with shapes and units; once is enough.

@@ -126,8 +126,8 @@ class Approximation(abc.ABC):
     @property
     def model_params(self) -> dict[str, Any]:
         """Point estimates of the model's ``numpyro.param`` sites, in the model's space."""
-        key = jax.random.key(0)
-        params = self.target.evaluate(self.point.q.mean(), self.point.theta, key).params
+        z, key = jnp.asarray(self.point.q.mean()), jax.random.key(0)
+        params = self.target.evaluate(z, self.point.theta, key).params
         return jax.tree.map(np.asarray, params)
 
     # -- how it came about
@@ -171,7 +171,7 @@ class Approximation(abc.ABC):
         Returns
         -------
         dict
-            Site name -> array of shape (draws, *site shape).
+            Site name -> array of shape ``(draws, *site shape)``.
 
         Raises
         ------
@@ -196,7 +196,7 @@ class Approximation(abc.ABC):
         return_inferencedata: bool = True,
         include_transformed: bool = False,
         coords: Mapping[str, Any] | None = None,
-        dims: Mapping[str, Sequence[str]] | None = None,
+        dims: Mapping[str, Sequence[str | None]] | None = None,
     ) -> Any:
         """Draw from q, ready for ArviZ.
 
@@ -205,7 +205,7 @@ class Approximation(abc.ABC):
         draws, random_seed
             As in `sample_dict`.
         return_inferencedata : bool
-            False returns a dict of NumPy arrays of shape (draws, *site shape).
+            False returns a dict of NumPy arrays of shape ``(draws, *site shape)``.
         include_transformed : bool
             Whether to add the unconstrained values, as ``<site>__unconstrained``.
         coords, dims : dict, optional

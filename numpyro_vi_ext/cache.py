@@ -1,6 +1,8 @@
 """Traced models, kept for as long as nothing that they read has changed."""
 
 import dataclasses
+import functools
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from numpyro_vi_ext.arguments import Arguments
-from numpyro_vi_ext.identity import Fingerprint, Unknown, fingerprint
+from numpyro_vi_ext.identity import Fingerprint, Unknown, fingerprint, package_of
 from numpyro_vi_ext.layout import Layout
 from numpyro_vi_ext.tracing import Evaluation, Program
 
@@ -68,7 +70,7 @@ class Surroundings:
     """
 
     def __init__(self, before: Fingerprint, between: Fingerprint, after: Fingerprint) -> None:
-        self.is_known = not any(isinstance(value, Unknown) for value in after.values())
+        self.unknown = tuple(path for path, value in after.items() if isinstance(value, Unknown))
         self._restless = frozenset(
             path for path in {*between, *after} if between.get(path) != after.get(path)
         )
@@ -77,6 +79,9 @@ class Surroundings:
 
     def allow(self, now: Fingerprint) -> bool:
         """Whether the model would read the same as then."""
+        root = self._states.get(())
+        if root is not None and now[()] not in root:
+            return False  # another function
         now = self._settled(now)
         return now.keys() <= self._states.keys() and all(
             now.get(path) in states for path, states in self._states.items()
@@ -100,6 +105,7 @@ class _Entry(NamedTuple):
     program: Program
 
 
+_log = logging.getLogger("numpyro_vi_ext")
 _lock = threading.RLock()
 _entries: list[_Entry] = []  # the most recently used last
 
@@ -107,7 +113,8 @@ _entries: list[_Entry] = []  # the most recently used last
 def find_target(fn: Callable[..., Any], arguments: Arguments) -> Target:
     """The traced model, from the cache if nothing that it reads has changed."""
     with _lock:
-        before = fingerprint(fn)
+        look = functools.partial(fingerprint, fn, package_of(fn))
+        before = look()
         for i in reversed(range(len(_entries))):
             entry = _entries[i]
             if entry.surroundings.allow(before):
@@ -115,15 +122,19 @@ def find_target(fn: Callable[..., Any], arguments: Arguments) -> Target:
                 if entry.program_key == fixed.program_key():
                     _entries.append(_entries.pop(i))
                     return Target(entry.program, fixed.data)
-        fixed, program, between = _trace(fn, arguments)
-        surroundings = Surroundings(before, between, fingerprint(fn))
-        if surroundings.is_known:
+        fixed, program, between = _trace(fn, arguments, look)
+        surroundings = Surroundings(before, between, look())
+        if surroundings.unknown:
+            _log.debug("%r is traced at every use: cannot compare %s", fn, surroundings.unknown)
+        else:
             _entries.append(_Entry(surroundings, fixed.fixed, fixed.program_key(), program))
             del _entries[:-_CACHE_SIZE]
         return Target(program, fixed.data)
 
 
-def _trace(fn: Callable[..., Any], arguments: Arguments) -> tuple[Arguments, Program, Fingerprint]:
+def _trace(
+    fn: Callable[..., Any], arguments: Arguments, look: Callable[[], Fingerprint]
+) -> tuple[Arguments, Program, Fingerprint]:
     """Trace with as many data as inputs as the model allows.
 
     A model that fails on an input, because it asks for its value or for something that only the
@@ -134,7 +145,7 @@ def _trace(fn: Callable[..., Any], arguments: Arguments) -> tuple[Arguments, Pro
     def attempt(fixed: frozenset[int]) -> tuple[Arguments, Program, Fingerprint]:
         bound = arguments.with_fixed(fixed)
         program = Program(fn, bound.rebuild, bound.data)
-        between = fingerprint(fn)
+        between = look()
         _ = program.evaluate  # the second run
         return bound, program, between
 

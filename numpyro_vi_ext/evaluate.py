@@ -1,6 +1,7 @@
 """Evaluating the model and q at many draws, in compiled blocks of bounded memory."""
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -49,7 +50,7 @@ def estimate_elbo(target: Target, point: Point, key: Array, n_mc: int) -> ElboEs
 
 def observed_values(target: Target, point: Point) -> dict[str, np.ndarray]:
     """Values of the observed sites; those left out that are a random part of the data."""
-    z = point.q.mean()
+    z = jnp.asarray(point.q.mean())
     first, second = (target.evaluate(z, point.theta, jax.random.key(i)).observed for i in range(2))
     kept = {k for k, v in first.items() if np.array_equal(v, second[k], equal_nan=True)}
     return {name: np.asarray(value) for name, value in first.items() if name in kept}
@@ -95,19 +96,17 @@ def _elbo_terms(program: Program, draws: int) -> Any:
 
 
 def _mapped(one: Any, draws: int, numbers: int) -> Any:
-    """Compile ``one(point, inputs, key)`` over many keys, in blocks of bounded size."""
-    block = max(1, min(draws, _BLOCK_NUMBERS // max(1, numbers)))
-    whole = draws // block * block
+    """Compile ``one(point, inputs, key)`` over many keys, in equal blocks of bounded size."""
+    blocks = max(1, math.ceil(draws / max(1, _BLOCK_NUMBERS // max(1, numbers))))
+    size = math.ceil(draws / blocks)
 
     def many(point: Point, inputs: Inputs, keys: Array) -> Any:
         vectorised = jax.vmap(lambda key: one(point, inputs, key))
-        if draws == block or draws == 0:
+        if blocks == 1:
             return vectorised(keys)
-        blocks = jax.lax.map(vectorised, keys[:whole].reshape(-1, block))
-        rest = vectorised(keys[whole:])
-        # Not lax.map(batch_size=block): JAX 0.10 cannot do that with arrays of size zero.
-        return jax.tree.map(
-            lambda b, r: jnp.concatenate([b.reshape(whole, *r.shape[1:]), r]), blocks, rest
-        )
+        padded = keys[jnp.arange(blocks * size) % draws].reshape(blocks, size)
+        # Not lax.map(batch_size=...), which fails for arrays of size zero (JAX 0.10 to 0.12).
+        values = jax.lax.map(vectorised, padded)
+        return jax.tree.map(lambda x: x.reshape(blocks * size, *x.shape[2:])[:draws], values)
 
     return jax.jit(many)

@@ -73,13 +73,15 @@ class Unknown:
     """Stands for a value that cannot be described; equal to nothing."""
 
 
-def fingerprint(obj: Any) -> Fingerprint:
+def fingerprint(obj: Any, package: str = "") -> Fingerprint:
     """Describe everything that calling `obj` can read.
 
     Parameters
     ----------
     obj : object
         A model function, or any value (used for static model arguments as well).
+    package : str
+        An installed package whose functions and classes may change all the same.
 
     Returns
     -------
@@ -91,7 +93,6 @@ def fingerprint(obj: Any) -> Fingerprint:
     pending: list[tuple[Path, Any]] = [((), obj)]
     seen: dict[int, Path] = {}
     alive: list[Any] = []  # temporaries must outlive the walk, or their ids could be reused
-    package = (getattr(innermost(obj), "__module__", None) or "").partition(".")[0]
     while pending:
         path, value = pending.pop()
         if isinstance(value, _ATOMS):
@@ -108,17 +109,17 @@ def fingerprint(obj: Any) -> Fingerprint:
     return found
 
 
-def innermost(obj: Any) -> Any:
-    """Unwrap partials, methods and NumPyro handlers down to the plain function."""
+def package_of(fn: Any) -> str:
+    """The package of the plain function under partials, methods and NumPyro handlers."""
     while True:
-        if isinstance(obj, functools.partial):
-            obj = obj.func
-        elif isinstance(obj, types.MethodType):
-            obj = obj.__func__
-        elif isinstance(obj, Messenger) and obj.fn is not None:
-            obj = obj.fn
+        if isinstance(fn, functools.partial):
+            fn = fn.func
+        elif isinstance(fn, types.MethodType):
+            fn = fn.__func__
+        elif isinstance(fn, Messenger) and fn.fn is not None:
+            fn = fn.fn
         else:
-            return obj
+            return (getattr(fn, "__module__", None) or "").partition(".")[0]
 
 
 def _describe(value: Any, package: str) -> tuple[Any, Parts]:
@@ -187,7 +188,11 @@ def _describe_instance(value: Any, package: str) -> tuple[Any, Parts]:
         if isinstance(reduced, str):  # the name of a global
             return Same(value), ()
         make, args, state, items, pairs, *_ = (*reduced, None, None, None)
-        return kind, enumerate((kind, make, args, state, list(items or ()), list(pairs or ())))
+        items, pairs = list(items or ()), list(pairs or ())
+        has_state = state is not None and not (isinstance(state, dict) and not state)
+        if not (has_state or items or pairs or any(a is not kind for a in args)):
+            return Same(value), [("class", kind)]  # told from its like by identity alone
+        return kind, enumerate((kind, make, args, state, items, pairs))
     except Exception:  # whatever refuses to be pickled cannot be compared either
         return Unknown(), ()
 
@@ -195,7 +200,8 @@ def _describe_instance(value: Any, package: str) -> tuple[Any, Parts]:
 def _is_wrapper(value: Any, package: str) -> bool:
     """Whether a library written in C has jitted, cached, or the like, a function."""
     kind = type(value)
-    written_in_python = isinstance(getattr(kind, "__call__", None), types.FunctionType)
+    calls = [vars(base).get("__call__") for base in kind.__mro__]
+    written_in_python = any(isinstance(call, types.FunctionType) for call in calls)
     if isinstance(value, functools.partial) or written_in_python:
         return False
     return hasattr(value, "__wrapped__") and _is_library(kind.__module__, package)
@@ -213,8 +219,10 @@ def _module_parts(module: types.ModuleType) -> Parts:
     return [(k, v) for k, v in vars(module).items() if not k.startswith("__")]
 
 
-def _is_library(module: str, package: str) -> bool:
+def _is_library(module: Any, package: str) -> bool:
     """Whether a module belongs to an installed package, other than the model's own."""
+    if not isinstance(module, str):
+        return True  # of a class made in C
     top = module.partition(".")[0]
     if top in ("builtins", "jax", "jaxlib", "numpyro", "numpyro_vi_ext"):
         return True

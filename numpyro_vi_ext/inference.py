@@ -21,7 +21,7 @@ from numpyro_vi_ext.dispatch import Callbacks
 from numpyro_vi_ext.objectives import Elbo
 from numpyro_vi_ext.optimizers import as_transformation, total_norm_constraint
 from numpyro_vi_ext.seeds import Seed, as_key
-from numpyro_vi_ext.training import Run, train
+from numpyro_vi_ext.training import MOST_STEPS, Run, train
 
 
 class Inference(abc.ABC):
@@ -76,7 +76,7 @@ class Inference(abc.ABC):
         Approximation
             Also available as ``.approx``.
         """
-        n = as_count(n, "n", 0)
+        n = _as_steps(n, 0)
         objective = dataclasses.replace(self._objective, n_mc=as_count(obj_n_mc, "obj_n_mc", 1))
         algorithm = Algorithm(objective, *_optimizer(obj_optimizer, total_grad_norm_constraint))
         checked = Callbacks(() if callbacks is None else callbacks)
@@ -110,7 +110,7 @@ class Inference(abc.ABC):
         """
         if self._run is None:
             raise TypeError("refine continues a fit: call .fit(n) first")
-        return self._train(self._run, as_count(n, "n", 0), progressbar)
+        return self._train(self._run, _as_steps(n, self._run.step), progressbar)
 
     def _train(self, run: Run, n: int, progressbar: bool) -> Approximation:
         callbacks, start = self._callbacks, self._approx
@@ -251,6 +251,17 @@ def _gaussian_start(
         raise TypeError(f"unknown options {unknown}; this method takes {known}")
     key = as_key(options.pop("random_seed", None))
     return kind(model, random_seed=key, **options), Elbo(), key
+
+
+def _as_steps(n: Any, done: int) -> int:
+    """Check a number of steps to take after the `done` ones."""
+    n = as_count(n, "n", 0)
+    if done + n > MOST_STEPS:
+        raise ValueError(
+            f"n must be at most {MOST_STEPS - done:,d}, got {n:,d}: one fit with all its refines "
+            f"has at most {MOST_STEPS:,d} steps; call .fit again for more"
+        )
+    return n
 
 
 def _optimizer(obj_optimizer: Any, max_norm: Any) -> tuple[Any, float | None]:

@@ -12,7 +12,7 @@ UNCONSTRAINED = "__unconstrained"  # what is added to a site's name
 
 Shape = tuple[int, ...]
 Axes = Mapping[str, tuple[str | None, ...]]  # variable -> plate of each axis
-Names = Mapping[str, Sequence[str]]  # variable -> dimension names
+Names = Mapping[str, Sequence[str | None]]  # variable -> dimension names
 
 
 def to_inference_data(
@@ -96,11 +96,18 @@ def to_dataset(
     Raises
     ------
     ValueError
-        If `dims` names more axes than a variable has, or a coordinate has the wrong length.
+        If `dims` names more axes than a variable has, a coordinate has the wrong length, or a
+        variable has the name of a leading dimension.
     """
     import xarray as xr
 
     values = {name: np.asarray(value) for name, value in values.items()}
+    reserved = [name for name in leading if name in values]
+    if reserved:
+        raise ValueError(
+            f"ArviZ has dimensions named {list(leading)}, so no site can be named {reserved[0]!r} "
+            "there: rename the site, or use sample_dict"
+        )
     inner = {name: value.shape[len(leading) :] for name, value in values.items()}
     named = _name_axes(inner, axes, dims or {}, {*values, *leading})
     variables = {name: ((*leading, *named[name]), value) for name, value in values.items()}
@@ -121,7 +128,8 @@ def _name_axes(
     sizes: dict[str, int] = {}
     found = {}
     for name, shape in shapes.items():
-        given = [dims[name]] if isinstance(dims.get(name), str) else list(dims.get(name, ()))
+        asked = dims.get(name, ())
+        given = [asked] if isinstance(asked, str) else list(asked)
         if len(given) > len(shape):
             raise ValueError(f"dims[{name!r}] names {given}, but the variable has shape {shape}")
         own: list[str] = []
@@ -132,7 +140,7 @@ def _name_axes(
                 dim = f"{name}_dim_{i}"
             while dim in taken:
                 dim += "_"
-            dim = given[i] if i < len(given) and given[i] is not None else dim
+            dim = (given[i] or dim) if i < len(given) else dim
             sizes[dim] = size
             own.append(dim)
         found[name] = own

@@ -18,6 +18,11 @@ __all__ = ["Inputs", "Model", "Target", "as_model"]
 
 Array = jax.Array
 
+_BOUND_ALREADY = (
+    "the model is bound to its arguments already; pass model_args and model_kwargs with a plain "
+    "callable, or use model.replace(name=value)"
+)
+
 
 class Model:
     """A NumPyro callable bound to its arguments.
@@ -56,6 +61,8 @@ class Model:
     def __init__(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
         while isinstance(fn, functools.partial):
             args, kwargs, fn = (*fn.args, *args), {**fn.keywords, **kwargs}, fn.func
+        if isinstance(fn, Model):
+            raise TypeError(_BOUND_ALREADY)
         if not callable(fn):
             raise TypeError(f"model must be a NumPyro callable or a Model, got {type(fn).__name__}")
         self.fn = fn
@@ -205,8 +212,5 @@ def as_model(model: Any, model_args: Any = (), model_kwargs: dict[str, Any] | No
     if not isinstance(model, Model):
         return Model(model, *model_args, **(model_kwargs or {}))
     if model_args or model_kwargs:
-        raise TypeError(
-            "the model is bound to its arguments already; pass model_args and model_kwargs with a "
-            "plain callable, or use model.replace(name=value)"
-        )
+        raise TypeError(_BOUND_ALREADY)
     return model

@@ -100,7 +100,8 @@ def plot_tracker(
     if not tracker.steps or not values:
         raise ValueError("the tracker has nothing to plot: pass it to fit(callbacks=[tracker])")
     steps = _counted_on(np.asarray(tracker.steps))
-    if axes is None:
+    own_rows = axes is None
+    if own_rows:
         size = (8, 2.5 * len(values))
         figure = _pyplot().figure(figsize=size, layout="constrained")
         axes = figure.subplots(len(values), 1, sharex=True)
@@ -109,8 +110,9 @@ def plot_tracker(
         raise ValueError(f"got {len(axes)} axes for {len(values)} names: {list(values)}")
     for ax, (name, value) in zip(axes, values.items(), strict=True):
         _draw_components(ax, steps, value)
-        ax.set(title=name, xlabel="step")
-        ax.label_outer()
+        ax.set_title(name)
+        if not own_rows or ax is axes[-1]:
+            ax.set_xlabel("step")
     return axes
 
 

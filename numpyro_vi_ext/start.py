@@ -98,14 +98,14 @@ def _put_values(target: Target, key: Array, start: Start, values: dict[str, Any]
     site moves along.
     """
     sites = {s.name: s for s in target.layout.latents}
-    given = {name: _site_value(sites[name], value) for name, value in values.items()}
+    given = {k: _site_value(sites[k], value, start.z.dtype) for k, value in values.items()}
     kept = np.ones(target.layout.ndim, bool)
     for name in given:
         kept[sites[name].slice] = False
     z, inside = start.z, {}
     for _ in sites:  # the support of a given site may hang on one that moves along with another
         before, current = z, target.evaluate(z, start.theta, key).values
-        latents = {n: jnp.asarray(given.get(n, current[n]), z.dtype) for n in sites}
+        latents = {n: jnp.asarray(given.get(n, current[n])) for n in sites}
         moved, inside = target.program.unconstrain(latents, start.theta, key, target.data)
         z = jnp.where(kept, start.z, moved)
         if np.array_equal(before, z, equal_nan=True):
@@ -123,12 +123,12 @@ def _put_values(target: Target, key: Array, start: Start, values: dict[str, Any]
     return z
 
 
-def _site_value(site: Site, given: Any) -> np.ndarray:
+def _site_value(site: Site, given: Any, dtype: Any) -> np.ndarray:
     value = _float_array(given, f"start[{site.name!r}]")
-    if not np.isfinite(value).all():
-        raise ValueError(f"start[{site.name!r}] must be finite, got {given!r}")
+    if not (np.abs(value) <= jnp.finfo(dtype).max).all():
+        raise ValueError(f"start[{site.name!r}] must be finite in {dtype}, got {given!r}")
     try:
-        return np.broadcast_to(value, site.shape)
+        return np.broadcast_to(value, site.shape).astype(dtype)
     except ValueError:
         raise ValueError(
             f"start[{site.name!r}] has shape {value.shape}, but the site has shape {site.shape}"
@@ -147,10 +147,11 @@ def _first_finite(target: Target, key: Array, start: Start, free: np.ndarray) ->
         start = start._replace(z=jnp.asarray(np.where(free, draw, point)))
     bad = [name for name, value in evaluation.site_log_prob.items() if not np.isfinite(value)]
     sites = [target.layout.site_of(name) for name in bad]
+    others = f", nor at {i} other points tried" if i else ""
     raise ValueError(
-        f"the log density is not finite at the start, nor at {i} other points tried: the sites "
-        f"{sorted(set(sites))} are not finite at the last one. Check the data and the supports of "
-        "these sites, or pass start={...} with values where the density is finite."
+        f"the log density is not finite at the start{others}: the sites {sorted(set(sites))} are "
+        "not finite there. Check the data and the supports of these sites, or pass start={...} "
+        "with values where the density is finite."
     )
 
 

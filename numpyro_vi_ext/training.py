@@ -21,6 +21,7 @@ from numpyro_vi_ext.model import Inputs
 
 logger = logging.getLogger("numpyro_vi_ext")
 
+MOST_STEPS = 2**31 - 2**20  # in one fit, for steps are counted in 32 bits
 _CHUNK_SECONDS = 0.1  # chunks grow until they take this long
 _FIRST_CHUNK = 16
 
@@ -77,7 +78,7 @@ class Run:
         state, losses, snapshots, finite = self.chunk(begin, self.inputs, end, every)
         finite = finite and bool(np.isfinite(losses).all())
         if not finite:
-            good = self._last_finite(begin, int(state.step), losses)
+            good = self._last_finite(begin, int(state.step))
             losses = losses[: good - int(begin.step)]
             state = self.chunk(begin, self.inputs, good, NEVER)[0]
         if self.score:
@@ -91,15 +92,16 @@ class Run:
             self.state = self.chunk(begin, self.inputs, step, NEVER)[0]
         self.history.cut(step)
 
-    def _last_finite(self, begin: State, end: int, losses: np.ndarray) -> int:
-        """The last step whose state, and all losses before it, are finite; by bisection."""
+    def _last_finite(self, begin: State, bad: int) -> int:
+        """The last step before the `bad` one whose state is finite; by bisection.
+
+        A chunk stops at the first loss that is not finite, so that `bad` is never beyond it.
+        """
         low = int(begin.step)
-        bad_losses = np.flatnonzero(~np.isfinite(losses))
-        high = low + int(bad_losses[0]) + 1 if bad_losses.size else end
-        while high - low > 1:
-            middle = (low + high) // 2
+        while bad - low > 1:
+            middle = (low + bad) // 2
             finite = self.chunk(begin, self.inputs, middle, NEVER)[3]
-            low, high = (middle, high) if finite else (low, middle)
+            low, bad = (middle, bad) if finite else (low, middle)
         return low
 
 

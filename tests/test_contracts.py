@@ -134,8 +134,7 @@ def as_vector(q):
     return jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(q)])
 
 
-@pytest.mark.parametrize("name", ["2 dimensions", "10 dimensions", "regression"])
-@pytest.mark.parametrize("n_mc", [1, 8])
+@pytest.mark.parametrize(("name", "n_mc"), [("2 dimensions", 8), ("regression", 1)])
 def test_gradient_vanishes_at_the_posterior_for_every_draw(name, n_mc):
     target = target_of(name)
     q, objective = dense(target.mean, target.cov), Elbo(n_mc=n_mc)

@@ -247,6 +247,16 @@ def test_plate_named_like_another_dimension_of_the_sample():
     assert data["x"].dims == ("chain", "draw", "x_dim_0")
 
 
+def test_site_named_like_a_dimension_of_the_sample():
+    def model():
+        numpyro.sample("draw", dist.Normal(0, 1))
+
+    approx = unfitted(model)
+    with pytest.raises(ValueError, match="no site can be named 'draw' there: rename the site, or"):
+        approx.sample(3)
+    assert approx.sample_dict(3)["draw"].shape == (3,)
+
+
 def test_plate_twice_in_one_variable():
     data = to_dataset({"x": np.zeros((3, 3))}, {"x": ("i", "i")})
     assert data["x"].dims == ("i", "x_dim_1")

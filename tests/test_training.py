@@ -240,21 +240,23 @@ def test_ctrl_c_after_the_last_step_is_too_late_to_interrupt():
     assert fit(30, callbacks=[callback]).status == "finished"
 
 
-def test_ctrl_c_twice_outside_callbacks_keeps_what_was_computed(monkeypatch):
-    """The second one arrives between two chunks, in our own Python code."""
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_outside_callbacks(monkeypatch, times):
+    """It arrives between two chunks, in our own Python code; nothing computed is lost."""
     assert in_main_thread()
     inference = advi()
     average = History.average
+    pending = [signal.SIGINT] * times
 
     def interrupting(self):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
+        while pending:
+            signal.raise_signal(pending.pop())
         return average(self)
 
-    monkeypatch.setattr(History, "average", interrupting)
-    monkeypatch.setattr("numpyro_vi_ext.training._report", lambda *args: None)  # averages as well
-    approx = inference.fit(10**6, progressbar=False)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(History, "average", interrupting)
+        patch.setattr("numpyro_vi_ext.training._report", lambda *args: None)  # averages as well
+        approx = inference.fit(10**6, progressbar=False)
     assert approx.status == "interrupted"
     assert 0 < approx.steps < 10**6
     assert same(approx, fit(approx.steps))
@@ -320,7 +322,7 @@ def test_a_real_ctrl_c(every, body, n):
     assert 0 < result["steps"] == result["hist"] < n
     assert result["again"] == result["steps"] + 5
     assert re.match(r"Interrupted at [\d,]+ \[\d+%\]: ", result["message"])
-    assert result["ended"] - sent < 5  # a tenth of a second or so, on a machine at rest
+    assert result["ended"] - sent < 20  # a tenth of a second or so, on a machine at rest
 
 
 def test_fit_in_another_thread():
@@ -429,7 +431,8 @@ def test_history_grows_and_keeps_what_it_handed_out():
         views.append((len(history), history.view()))
         assert np.array_equal(history.view(), all_losses)
     history.cut(50)
-    history.extend(np.full(5000, np.float32(9)))
+    for size in (5, 4995):
+        history.extend(np.full(size, np.float32(9)))
     assert len(history) == 5050
     assert np.array_equal(history.view(50), all_losses[:50])
     for size, view in views:
@@ -510,6 +513,22 @@ def test_nan_is_found_at_the_same_step_one_by_one():
     assert len(inference.hist) == BAD_STEP - 1
     with pytest.raises(vi.NonFiniteError, match=f"at step {BAD_STEP}"):  # and again, and again
         inference.refine(50, progressbar=False)
+
+
+def test_infinite_loss_with_finite_gradients():
+    """Nothing becomes NaN here, so only the loss itself tells."""
+
+    def cliff():
+        x = numpyro.sample("x", dist.ImproperUniform(dist.constraints.real, (), ()))
+        numpyro.factor("drift", -x)
+        numpyro.factor("cliff", jnp.where(x < 0, -jnp.inf, 0.0))
+
+    start = vi.MeanField(cliff, start={"x": START}, start_sigma={"x": 1e-3})
+    inference = vi.KLqp(start, beta=0, random_seed=0)
+    with pytest.raises(vi.NonFiniteError, match="log density of 'cliff' is not finite") as caught:
+        inference.fit(10_000, obj_optimizer=vi.sgd(RATE), progressbar=False)
+    assert caught.value.step == BAD_STEP
+    assert len(inference.hist) == inference.approx.steps == BAD_STEP - 1
 
 
 @pytest.mark.parametrize("every", [1, 10, 101, 102])

@@ -1,0 +1,87 @@
+"""What the pages say is so: quoted messages exist, links lead somewhere, code runs."""
+
+import ast
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+
+import numpyro_vi_ext as vi
+
+ROOT = Path(__file__).parents[1]
+PAGES = {path.name: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+ELSEWHERE = {
+    "conflicting sizes for dimension ...",  # raised by xarray
+    "learning_rate must be a number >= 0 or a schedule",  # put together from two strings
+}
+
+
+def texts_of_package():
+    """Every string in the source, with a gap in place of each inserted value."""
+    texts = []
+    for path in sorted((ROOT / "numpyro_vi_ext").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (p.value if isinstance(p, ast.Constant) else "\0" for p in node.values)
+                texts.append("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return texts
+
+
+def quoted_messages():
+    page = PAGES["errors.md"].read_text(encoding="utf-8")
+    terms = [before for before, after in re.findall(r"^(`.*)\n(:)", page, re.MULTILINE)]
+    return [message for term in terms for message in re.findall("`([^`]+)`", term)]
+
+
+def test_quoted_messages_exist():
+    messages = [m for m in quoted_messages() if " " in m and m not in ELSEWHERE]
+    assert len(messages) > 50
+    texts = texts_of_package()
+    for message in messages:
+        pieces = re.sub(r"^\w+Error: ", "", message).split("...")
+        pattern = re.compile(".*".join(map(re.escape, pieces)), re.DOTALL)
+        assert any(pattern.search(text) for text in texts), f"no such message: {message}"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_within_the_repository(name):
+    path = PAGES[name]
+    for target in re.findall(r"\]\(([^)#]+?)\)", path.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), f"{name} links to {target}"
+
+
+def test_pictures_are_small():
+    for path in (ROOT / "docs" / "images").iterdir():
+        assert path.suffix == ".png"
+        assert path.stat().st_size < 60_000, path.name
+
+
+def test_names_on_the_pages_exist():
+    for name, path in PAGES.items():
+        for attribute in re.findall(r"\bvi\.(\w+)", path.read_text(encoding="utf-8")):
+            known = hasattr(vi, attribute) or name == "design.md"
+            assert known, f"{name} mentions vi.{attribute}"
+
+
+def code_of(page):
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGES[page].read_text("utf-8"), re.M | re.S)
+    return "\n".join(blocks)
+
+
+def quick(code):
+    """Fewer steps, and only the plotting function that the installed ArviZ has."""
+    code = re.sub(r"(\d+_000)\b", "200", code).replace("random_seed=1", "n=200, random_seed=1")
+    lines = [line for line in code.splitlines() if "az." not in line]
+    return "\n".join(lines)
+
+
+def test_code_of_the_quickstart_page_runs():
+    names = {}
+    exec(quick(code_of("quickstart.md")), names)
+    assert names["approx"].steps == 400
+    assert len(names["tracker"]["std"]) == 400
+    plt.close("all")
