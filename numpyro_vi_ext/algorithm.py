@@ -73,15 +73,17 @@ class Algorithm:
     def init(self, point: Point, key: Array) -> State:
         """State before the first step."""
         average = None if self.averaging is None else point
-        return State(point, average, self.optimizer.init(point), jnp.zeros((), jnp.int32), key)
+        params: Any = point
+        return State(point, average, self.optimizer.init(params), jnp.zeros((), jnp.int32), key)
 
     def step(self, state: State, eps: Array, density: Density) -> tuple[State, Array]:
         """One step; the loss is that at the point before it."""
-        point = state.point
-        loss, grads = self.objective.loss_and_grad(point.q, point.theta, eps, density)
+        before: Any = state.point  # optax's types know no dataclasses
+        loss, grads = self.objective.loss_and_grad(before.q, before.theta, eps, density)
         optimizer = optax.with_extra_args_support(self.optimizer)  # some look at the loss
-        updates, opt_state = optimizer.update(Point(*grads), state.opt_state, point, value=loss)
-        point = optax.apply_updates(point, updates)
+        gradient: Any = Point(*grads)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, before, value=loss)
+        point: Any = optax.apply_updates(before, updates)
         step = state.step + 1
         average = self._update_average(state.average, point, step)
         return State(point, average, opt_state, step, state.key), loss

@@ -29,11 +29,11 @@ def gaussian_default() -> optax.GradientTransformation:
 
 
 def _scale_by_role() -> optax.GradientTransformation:
-    def init(params: Any) -> ByRoleState:
+    def init(params: Any) -> Any:
         del params
         return ByRoleState(jnp.zeros((), jnp.int32))
 
-    def update(updates: Any, state: ByRoleState, params: Any = None) -> tuple[Any, ByRoleState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         t = state.count.astype(jnp.result_type(float))
         location, other = (1 + t / 1000) ** -1.5, 0.02 * (1 + t / 2000) ** -0.75

@@ -1,5 +1,7 @@
 """Checks of user input."""
 
+import re
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,7 +19,8 @@ def test_count(value):
 
 @pytest.mark.parametrize("value", [2.0, "2", None, True, np.True_, np.array([1, 2]), np.float64(2)])
 def test_count_of_a_wrong_type(value):
-    with pytest.raises(TypeError, match=f"n must be an int, got {type(value).__name__}: "):
+    expected = f"n must be an integer, got {value!r} of type {type(value).__name__}"
+    with pytest.raises(TypeError, match=re.escape(expected)):
         as_count(value, "n", 0)
 
 
