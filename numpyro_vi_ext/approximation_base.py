@@ -28,7 +28,6 @@ class Facts(NamedTuple):
     status: str = "initialized"
     message: str = ""
     step: int = 0  # of the last fit
-    method: str = ""
 
 
 class Approximation(abc.ABC):

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -142,7 +143,7 @@ def train(
         except BaseException:
             run.status = "stopped"
             raise
-    _report(run, run.step - begin, n)
+    _report(run, run.step - begin, n, progressbar)
 
 
 def _advance(
@@ -213,10 +214,10 @@ def _replay(
             return
 
 
-def _report(run: Run, done: int, n: int) -> None:
+def _report(run: Run, done: int, n: int, show: bool) -> None:
     """Log how it ended, and keep it as the message of the run."""
     if run.message:
-        logger.info(run.message)
+        _say(run.message, show)
     if run.step == 0 == n:
         text = "Initialization only"
     elif run.status == "non-finite":
@@ -230,8 +231,15 @@ def _report(run: Run, done: int, n: int) -> None:
             text += f": Loss = {run.history.view()[-1]:,.5g}"
         elif len(run.history):
             text += f": Average Loss = {run.history.average():,.5g}"
-    logger.info(text)
+    _say(text, show)
     run.message = run.message or text
+
+
+def _say(text: str, show: bool) -> None:
+    """Log; where logging is not set up, the line goes below the progress bar, if that is shown."""
+    logger.info(text)
+    if show and not logger.hasHandlers():
+        tqdm.write(text, file=sys.stderr)
 
 
 @contextlib.contextmanager

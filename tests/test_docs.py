@@ -41,7 +41,7 @@ def test_quoted_messages_exist():
     assert len(messages) > 50
     texts = texts_of_package()
     for message in messages:
-        pieces = re.sub(r"^\w+Error: ", "", message).split("...")
+        pieces = (p.strip() for p in re.sub(r"^\w+Error: ", "", message).split("..."))
         pattern = re.compile(".*".join(map(re.escape, pieces)), re.DOTALL)
         assert any(pattern.search(text) for text in texts), f"no such message: {message}"
 

@@ -616,3 +616,17 @@ def test_one_site_named_once():
     with pytest.raises(vi.NonFiniteError) as caught:
         vi.ADVI(steep, random_seed=0).fit(100, obj_optimizer=vi.sgd(10.0), progressbar=False)
     assert caught.value.sites == ("s",)
+
+
+@pytest.mark.parametrize(("setup", "shown"), [("", 1), ("logging.basicConfig(level='ERROR')", 0)])
+def test_closing_line_is_shown_where_logging_is_not_set_up(setup, shown):
+    code = (
+        f"import logging; {setup}\n"
+        "import numpyro, numpyro.distributions as dist, numpyro_vi_ext as vi\n"
+        "model = lambda: numpyro.sample('x', dist.Normal())\n"
+        "vi.fit(model, 20, random_seed=0)\n"
+        "vi.fit(model, 20, random_seed=0, progressbar=False)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.count("Finished [100%]: Average Loss = ") == shown
+    assert done.stdout == ""
