@@ -42,6 +42,9 @@ class Approximation(abc.ABC):
     point: Point
     _facts: Facts
 
+    @abc.abstractmethod
+    def __init__(self, model: Any, **options: Any) -> None: ...
+
     def at(self, point: Point, facts: Facts) -> Self:
         """The same kind of approximation of the same model, with other values."""
         new = object.__new__(type(self))
@@ -59,10 +62,14 @@ class Approximation(abc.ABC):
         new = self.at(self.point, self._facts)
         new.model, new.target = model, model.target
         before, after = (
-            {s.name: s.shape for s in target.layout.latents} for target in (self.target, new.target)
+            {s.name: (s.shape, s.unconstrained_shape) for s in target.layout.latents}
+            for target in (self.target, new.target)
         )
         if new.target.layout.latents != self.target.layout.latents:
-            raise ValueError(f"the latent sites must stay the same, but {before} became {after}")
+            raise ValueError(
+                "the latent sites, with their shapes in the model's and in unconstrained space, "
+                f"must stay the same, but {before} became {after}"
+            )
         return new
 
     def __repr__(self) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.primitives import Messenger
+from numpyro import primitives  # in this form: ArviZ 1.x puts off loading it, and so twice
 
-from numpyro_vi_ext.identity import fingerprint
+from numpyro_vi_ext.identity import Unknown, fingerprint
 
 _SETTINGS = (  # of JAX, that change what a traced program is
     "jax_enable_x64",
@@ -92,18 +92,44 @@ class Arguments:
         data = {i for i, data in enumerate(self.is_data) if data}
         return dataclasses.replace(self, fixed=frozenset(positions) & (data - keys))
 
-    def rebuild(self, data: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The call's ``(args, kwargs)`` with `data` in place of the input leaves."""
-        leaves = self._program_leaves()
-        for i, value in zip(self.inputs, data, strict=True):
-            leaves[i] = value
-        return jax.tree.unflatten(self.treedef, leaves)
+    def rebuilder(self) -> Callable[[Sequence[Any]], tuple[tuple[Any, ...], dict[str, Any]]]:
+        """A function from the data to the call's ``(args, kwargs)``; it holds no data itself."""
+        inputs, treedef = self.inputs, self.treedef
+        template = self._program_leaves()
+        for i in inputs:
+            template[i] = None
+        arrays = [i for i in self.fixed if isinstance(template[i], np.ndarray)]
+
+        def rebuild(data: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            leaves = list(template)
+            for i in arrays:  # copied, for the model may change in place what it gets by value
+                leaves[i] = template[i].copy()
+            for i, value in zip(inputs, data, strict=True):
+                leaves[i] = value
+            return jax.tree.unflatten(treedef, leaves)
+
+        return rebuild
 
     def program_key(self) -> tuple[Any, ...]:
         """Comparable description of all that is not an input, and of the inputs' types."""
         leaves, inputs = self._program_leaves(), set(self.inputs)
-        parts = [jax.typeof(x) if i in inputs else fingerprint(x) for i, x in enumerate(leaves)]
+        parts = [
+            jax.typeof(x)
+            if i in inputs
+            else fingerprint(np.asarray(x) if isinstance(x, jax.Array) else x)
+            for i, x in enumerate(leaves)
+        ]
         return (*(getattr(jax.config, s) for s in _SETTINGS), self.treedef, tuple(parts))
+
+    def is_comparable(self) -> bool:
+        """Whether another call's `program_key` can be equal to this one's."""
+        *_, parts = self.program_key()
+        return not any(
+            isinstance(value, Unknown)
+            for part in parts
+            if isinstance(part, dict)
+            for value in part.values()
+        )
 
     def replace(self, values: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """``(args, kwargs)`` with some arguments replaced by name.
@@ -130,7 +156,7 @@ class Arguments:
                 kwargs[name] = value
             else:
                 raise KeyError(
-                    f"more_replacements names {name!r}, but the model's arguments are "
+                    f"the model has no argument {name!r}; its arguments are "
                     f"{sorted({*known, *kwargs})}"
                 )
         return tuple(args), kwargs
@@ -154,7 +180,7 @@ def _signature(
     A decorated function is taken to have the arguments of the one it wraps, if they fit.
     """
     inner = fn
-    while isinstance(inner, Messenger) and inner.fn is not None:
+    while isinstance(inner, primitives.Messenger) and inner.fn is not None:
         inner = inner.fn
     try:
         outer = inspect.signature(inner, follow_wrapped=False)
@@ -204,8 +230,9 @@ def _as_data(leaf: Any, name: str) -> jax.Array | None:
         )
     if not (jnp.issubdtype(leaf.dtype, np.number) or leaf.dtype == bool):
         return None
-    array = leaf if isinstance(leaf, np.ndarray) else np.asarray(leaf)
-    data = jnp.array(array)
-    if array.dtype.kind in "iu" and data.dtype != array.dtype and not np.array_equal(data, array):
+    # copied by NumPy: JAX may take an array that it has seen for unchanged
+    with np.errstate(over="ignore"):
+        array = np.array(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
+    if array.dtype.kind in "iu" and not np.array_equal(array, leaf):
         return None  # too large for JAX's integers: only NumPy can compute with them
-    return data
+    return jnp.asarray(array)

@@ -124,8 +124,9 @@ def find_target(fn: Callable[..., Any], arguments: Arguments) -> Target:
                     return Target(entry.program, fixed.data)
         fixed, program, between = _trace(fn, arguments, look)
         surroundings = Surroundings(before, between, look())
-        if surroundings.unknown:
-            _log.debug("%r is traced at every use: cannot compare %s", fn, surroundings.unknown)
+        if surroundings.unknown or not fixed.is_comparable():
+            what = surroundings.unknown or "a static argument"
+            _log.debug("%r is traced at every use: cannot compare %s", fn, what)
         else:
             _entries.append(_Entry(surroundings, fixed.fixed, fixed.program_key(), program))
             del _entries[:-_CACHE_SIZE]
@@ -144,7 +145,7 @@ def _trace(
 
     def attempt(fixed: frozenset[int]) -> tuple[Arguments, Program, Fingerprint]:
         bound = arguments.with_fixed(fixed)
-        program = Program(fn, bound.rebuild, bound.data)
+        program = Program(fn, bound.rebuilder(), bound.data)
         between = look()
         _ = program.evaluate  # the second run
         return bound, program, between

@@ -73,6 +73,10 @@ class Chunk:
         index, offset = divmod(int(state.step), self._block)
         return jax.vmap(state.point.q.transform)(self._noise(state, index)[offset])
 
+    def model_key(self, state: State) -> Array:
+        """Key that the model's own randomness (subsampling) has in the next step."""
+        return jax.random.fold_in(jax.random.fold_in(state.key, NEVER), state.step)
+
     def _noise(self, state: State, index: Any) -> Array:
         """Noise of the steps of one block."""
         key = jax.random.fold_in(state.key, index)
@@ -124,8 +128,7 @@ class Chunk:
     def _run_step(self, inputs: Inputs, eps: Array, carry: _Carry) -> _Carry:
         """One step; `eps` is the noise of the whole block."""
         state, i = carry.state, carry.state.step % self._block
-        model_key = jax.random.fold_in(jax.random.fold_in(state.key, NEVER), state.step)
-        density = functools.partial(self._program.densities, inputs, model_key)
+        density = functools.partial(self._program.densities, inputs, self.model_key(state))
         state, loss = self._algorithm.step(state, eps[i], density)
         return carry._replace(
             state=state, losses=carry.losses.at[i].set(loss), ok=jnp.isfinite(loss)

@@ -48,7 +48,8 @@ def explain_non_finite(run: Run, approx: Approximation) -> NonFiniteError:
 def _bad_density_sites(run: Run, approx: Approximation) -> tuple[str, ...]:
     """Sites whose log density is not finite at the draws that the bad step used."""
     evaluate = jax.vmap(approx.target.evaluate, (0, None, None))
-    terms = evaluate(run.chunk.draws(run.state), run.state.point.theta, jax.random.key(0))
+    key = run.chunk.model_key(run.state)
+    terms = evaluate(run.chunk.draws(run.state), run.state.point.theta, key)
     log_probs = terms.site_log_prob.items()
     bad = [name for name, values in log_probs if not np.isfinite(values).all()]
     return tuple(dict.fromkeys(map(approx.target.layout.site_of, bad)))

@@ -40,6 +40,10 @@ class Callbacks:
     def __bool__(self) -> bool:
         return bool(self._calls)
 
+    def due(self, i: int) -> bool:
+        """Whether any is called at step `i`."""
+        return any(i % every == 0 or (first and i == 1) for _, every, first in self._calls)
+
     def __call__(self, approx: Any, losses: Any, i: int) -> None:
         """Call those that are due at step `i`."""
         for callback, every, first in self._calls:

@@ -1,5 +1,6 @@
 """Errors that carry more than a sentence."""
 
+import functools
 from typing import Any
 
 
@@ -27,6 +28,9 @@ class DiscreteLatentError(ValueError):
             "model wrapped in numpyro.contrib.funsor.config_enumerate.",
         )
 
+    def __reduce__(self) -> Any:
+        return type(self), (self.sites,)
+
 
 class NonFiniteError(FloatingPointError):
     """A loss or a variational parameter became NaN or infinite during a fit.
@@ -48,3 +52,8 @@ class NonFiniteError(FloatingPointError):
         self.step = step
         self.sites = sites
         self.approx = approx
+
+    def __reduce__(self) -> Any:
+        """Pickled without the approximation, whose model may not be importable."""
+        known = functools.partial(NonFiniteError, step=self.step, sites=self.sites, approx=None)
+        return known, self.args

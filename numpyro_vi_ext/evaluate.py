@@ -64,7 +64,7 @@ def _in_order(target: Target, values: dict[str, Array]) -> dict[str, Array]:
 
 def _one_point(point: Point, key: Array) -> Array:
     noise_key, _ = jax.random.split(key)
-    return point.q.transform(jax.random.normal(noise_key, (point.q.ndim,), jnp.result_type(float)))
+    return point.q.draw(noise_key)
 
 
 def _one_draw(program: Program, point: Point, inputs: Inputs, key: Array) -> dict[str, Array]:
@@ -90,8 +90,9 @@ def _draws(program: Program, draws: int) -> Any:
 @functools.lru_cache(maxsize=32)
 def _elbo_terms(program: Program, draws: int) -> Any:
     shapes = program.evaluate.shapes
-    sites = (*shapes.values.values(), *shapes.observed.values())
-    numbers = sum(np.prod(v.shape, dtype=int) for v in sites)
+    # a factor may fill as many numbers as the data have
+    arrays = (*shapes.values.values(), *shapes.observed.values(), *program.data_shapes)
+    numbers = sum(np.prod(v.shape, dtype=int) for v in arrays)
     return _mapped(functools.partial(_elbo_term, program), draws, int(numbers))
 
 

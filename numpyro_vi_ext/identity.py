@@ -23,7 +23,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from numpyro.primitives import Messenger
+from numpyro import primitives
 
 from numpyro_vi_ext.names import closure_values, global_values
 
@@ -116,7 +116,7 @@ def package_of(fn: Any) -> str:
             fn = fn.func
         elif isinstance(fn, types.MethodType):
             fn = fn.__func__
-        elif isinstance(fn, Messenger) and fn.fn is not None:
+        elif isinstance(fn, primitives.Messenger) and fn.fn is not None:
             fn = fn.fn
         else:
             return (getattr(fn, "__module__", None) or "").partition(".")[0]

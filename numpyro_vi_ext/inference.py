@@ -33,6 +33,7 @@ class Inference(abc.ABC):
     _run: Run | None
     _past: tuple[np.ndarray, ...]  # losses of the fits before the present one
     _callbacks: Callbacks
+    _busy: bool = False
 
     @abc.abstractmethod
     def __init__(self, start: Any, **options: Any) -> None: ...
@@ -76,10 +77,14 @@ class Inference(abc.ABC):
         Approximation
             Also available as ``.approx``.
         """
+        self._check_idle()
         n = _as_steps(n, 0)
         objective = dataclasses.replace(self._objective, n_mc=as_count(obj_n_mc, "obj_n_mc", 1))
         algorithm = Algorithm(objective, *_optimizer(obj_optimizer, total_grad_norm_constraint))
         checked = Callbacks(() if callbacks is None else callbacks)
+        if not isinstance(more_replacements, Mapping | None):
+            got = type(more_replacements).__name__
+            raise TypeError(f"more_replacements must be a dict of model arguments, got {got}")
         model = self._approx.model
         if more_replacements:
             model = model.replace(**more_replacements)
@@ -108,18 +113,26 @@ class Inference(abc.ABC):
         TypeError
             Before the first ``fit``.
         """
+        self._check_idle()
         if self._run is None:
             raise TypeError("refine continues a fit: call .fit(n) first")
         return self._train(self._run, _as_steps(n, self._run.step), progressbar)
+
+    def _check_idle(self) -> None:
+        if self._busy:
+            raise RuntimeError("this inference object is being fitted already; use another one")
 
     def _train(self, run: Run, n: int, progressbar: bool) -> Approximation:
         callbacks, start = self._callbacks, self._approx
 
         def hook(step: int, point: Point) -> None:
+            if not callbacks.due(step):
+                return
             losses = run.history.view(step) if run.score else None
             self._approx = self._at(start, point, "running", "", step, losses)
             callbacks(self._approx, losses, step)
 
+        self._busy = True
         try:
             train(
                 run,
@@ -130,6 +143,7 @@ class Inference(abc.ABC):
                 progressbar=progressbar,
             )
         finally:
+            self._busy = False
             status = "stopped" if run.status == "non-finite" else run.status
             losses = run.history.view()
             result = run.state.result

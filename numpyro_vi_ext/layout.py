@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from numpyro.distributions import Unit, biject_to, constraints
+from numpyro import distributions as dist
 from numpyro.infer.util import helpful_support_errors
 
 from numpyro_vi_ext.errors import DiscreteLatentError
@@ -91,7 +91,7 @@ def lay_out(trace: dict[str, Any]) -> tuple[Layout, Array]:
     for name in kinds["latent"]:
         value = jnp.asarray(trace[name]["value"])
         with helpful_support_errors(trace[name]):
-            unconstrained = biject_to(trace[name]["fn"].support).inv(value)
+            unconstrained = dist.biject_to(trace[name]["fn"].support).inv(value)
         end = offset + unconstrained.size
         sites.append(Site(name, slice(offset, end), unconstrained.shape, value.shape))
         pieces.append(jnp.ravel(unconstrained).astype(dtype))
@@ -120,7 +120,9 @@ def ravel_params(trace: dict[str, Any], names: tuple[str, ...]) -> tuple[Array, 
     def unconstrain(site: dict[str, Any]) -> Any:
         value = jax.tree.map(lambda x: jnp.asarray(x, dtype), site["value"])
         constraint = _constraint(site)
-        return value if constraint is constraints.real else biject_to(constraint).inv(value)
+        return (
+            value if constraint is dist.constraints.real else dist.biject_to(constraint).inv(value)
+        )
 
     theta, unravel = ravel_pytree({name: unconstrain(trace[name]) for name in names})
     return theta.astype(dtype), unravel
@@ -129,18 +131,18 @@ def ravel_params(trace: dict[str, Any], names: tuple[str, ...]) -> tuple[Array, 
 def constrain_param(site: dict[str, Any], value: Any) -> Any:
     """Value of a param site in the model's space; one without constraint may be any pytree."""
     constraint = _constraint(site)
-    return value if constraint is constraints.real else biject_to(constraint)(value)
+    return value if constraint is dist.constraints.real else dist.biject_to(constraint)(value)
 
 
 def _constraint(site: dict[str, Any]) -> Any:
-    return site["kwargs"].get("constraint", constraints.real)
+    return site["kwargs"].get("constraint", dist.constraints.real)
 
 
 def _kind(site: dict[str, Any]) -> str:
     if site["type"] != "sample":
         return site["type"]
     if site["is_observed"]:
-        return "factor" if isinstance(site["fn"], Unit) else "observed"
+        return "factor" if isinstance(site["fn"], dist.Unit) else "observed"
     return "discrete" if site["fn"].support.is_discrete else "latent"
 
 

@@ -288,9 +288,9 @@ def as_transformation(optimizer: Any) -> Transformation:
 
     if any(optimizer is factory for factory in _BARE):
         return optimizer()
-    refused = isinstance(optimizer, type | optim.Minimize)  # Minimize.update does nothing
     is_pair = all(callable(getattr(optimizer, name, None)) for name in ("init", "update"))
-    if is_pair and not refused:
+    refused = isinstance(optimizer, type | optim.Minimize)  # Minimize.update does nothing
+    if is_pair and not refused and optimizer.__hash__ is not None:  # it is the key of a cache
         return _from_numpyro(optimizer) if isinstance(optimizer, optim._NumPyroOptim) else optimizer
     raise TypeError(
         "obj_optimizer must be an optax transformation such as optax.adam(1e-2), a NumPyro "

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.infer.initialization import init_to_median
+from numpyro import infer
 
 from numpyro_vi_ext.cache import Target
 from numpyro_vi_ext.layout import Layout, Site
@@ -85,7 +85,7 @@ def _prior_point(target: Target, key: Array, init_strategy: Callable[..., Any] |
     start = target.program.start(key, target.data)
     z = np.asarray(start.z)
     if not np.isfinite(z).all():
-        median = target.program.start_by(init_to_median)(key, target.data)
+        median = target.program.start_by(infer.init_to_median)(key, target.data)
         z = np.where(np.isfinite(z), z, median.z)
         z = np.where(np.isfinite(z), z, _uniform(key, z))
     return Start(jnp.asarray(z), start.theta)

@@ -2,7 +2,8 @@
 
 The first run lays out the latent sites and records how to compute a starting point; the second
 records the log density and the values of all sites as a JAX program whose closed-over arrays are
-inputs. After that the model function is not called again.
+inputs. After that the model function is called again only for a start that is not at the prior
+means, and for values that are to be unconstrained.
 """
 
 import functools
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 from numpyro import handlers
 from numpyro.infer.initialization import init_to_mean
 from numpyro.infer.util import _unconstrain_reparam, compute_log_probs
@@ -60,13 +61,10 @@ class Recorded:
 
     def __init__(self, fn: Callable[..., Any], *example: Any) -> None:
         closed, shapes = jax.make_jaxpr(fn, return_shape=True)(*example)
-        self._jaxpr = closed.jaxpr
+        closed = _with_own_constants(closed)
+        self._jaxpr, self.constants = closed.jaxpr, tuple(closed.consts)
         self._treedef = jax.tree.structure(shapes)
         self.shapes = shapes
-        # copied: a NumPy array closed over may be changed in place by its owner
-        self.constants = tuple(
-            jnp.array(c) if isinstance(c, np.ndarray) else c for c in closed.consts
-        )
         self._compiled = jax.jit(self.apply)
 
     def apply(self, constants: tuple[Array, ...], *args: Any) -> Any:
@@ -77,6 +75,30 @@ class Recorded:
     def __call__(self, *args: Any) -> Any:
         """Evaluate with the arrays that were closed over."""
         return self._compiled(self.constants, *args)
+
+
+def _with_own_constants(part: Any) -> Any:
+    """Part of a JAX program with copies of the NumPy arrays it holds, at any depth.
+
+    Their owner may change them in place. And as long as one that JAX has converted (float64 to
+    float32, say) is alive, JAX takes the result for the same array again, changed or not.
+    """
+    own = _with_own_constants
+    if isinstance(part, np.ndarray):
+        return part.copy()
+    if isinstance(part, tuple | list) and not hasattr(part, "_fields"):
+        return type(part)(map(own, part))
+    if isinstance(part, Literal):
+        return Literal(own(part.val), part.aval) if isinstance(part.val, np.ndarray) else part
+    if isinstance(part, ClosedJaxpr):
+        consts = [jnp.array(own(c)) if isinstance(c, np.ndarray) else c for c in part.consts]
+        return ClosedJaxpr(own(part.jaxpr), consts)
+    if isinstance(part, Jaxpr):
+        return part.replace(eqns=own(part.eqns), outvars=own(part.outvars))
+    if isinstance(part, JaxprEqn):
+        params = {name: own(value) for name, value in part.params.items()}
+        return part.replace(invars=own(part.invars), params=params)
+    return part
 
 
 class Program:
@@ -94,6 +116,8 @@ class Program:
     Attributes
     ----------
     layout : Layout
+    data_shapes : tuple
+        Shapes and dtypes of the data.
     start : Recorded
         ``(key, data) -> Start`` at the prior means.
 
@@ -112,7 +136,8 @@ class Program:
         self, fn: Callable[..., Any], rebuild: Callable[..., Any], data: tuple[Array, ...]
     ) -> None:
         self._fn, self._rebuild = fn, rebuild
-        self._example = (jax.random.key(0), jax.tree.map(jax.typeof, data))
+        self.data_shapes = jax.tree.map(jax.typeof, data)
+        self._example = (jax.random.key(0), self.data_shapes)
         self._strategies: list[tuple[Fingerprint, Recorded]] = []
         self.start = self.start_by(init_to_mean)
 
@@ -126,8 +151,10 @@ class Program:
         def start(key: Array, data: tuple[Array, ...]) -> Start:
             model = handlers.substitute(handlers.seed(self._fn, key), substitute_fn=strategy)
             trace = self._trace(model, data)
-            self.layout, z = lay_out(trace)
-            theta, self._unravel = ravel_params(trace, self.layout.params)
+            layout, z = lay_out(trace)
+            theta, unravel = ravel_params(trace, layout.params)
+            if not hasattr(self, "layout"):
+                self.layout, self._unravel = layout, unravel
             return Start(z, theta)
 
         recorded = Recorded(start, *self._example)

@@ -185,7 +185,8 @@ def _due(before: int, after: int, every: int, snapshots: Point) -> Iterator[tupl
         return
     leaves, treedef = jax.tree.flatten(jax.device_get(snapshots))
     for slot, step in enumerate(range(first, after + 1, every)):
-        yield step, jax.tree.unflatten(treedef, [x[slot] for x in leaves])
+        # copied, so that a callback that keeps one does not keep them all
+        yield step, jax.tree.unflatten(treedef, [x[slot].copy() for x in leaves])
 
 
 def _replay(
@@ -236,9 +237,10 @@ def _report(run: Run, done: int, n: int, show: bool) -> None:
 
 
 def _say(text: str, show: bool) -> None:
-    """Log; where logging is not set up, the line goes below the progress bar, if that is shown."""
+    """Log; where logging does not show it, write it below the progress bar, if that is shown."""
     logger.info(text)
-    if show and not logger.hasHandlers():
+    logged = logger.hasHandlers() and logger.isEnabledFor(logging.INFO)
+    if show and not logged and logger.level <= logging.INFO:
         tqdm.write(text, file=sys.stderr)
 
 

@@ -328,7 +328,7 @@ def test_rebuild_gives_back_the_call():
     args, kwargs = ({"x": np.ones(2), "n": 3}, "text"), {"c": Pair(None, 0.5)}
     bound = Arguments.bind(model, args, kwargs)
     assert [bound.names[i] for i in bound.inputs] == ["a['x']", "c.second"]
-    new_args, new_kwargs = bound.rebuild([10, 20])
+    new_args, new_kwargs = bound.rebuilder()([10, 20])
     assert new_args == ({"x": 10, "n": 3}, "text")
     assert new_kwargs == {"c": Pair(None, 20)}
 

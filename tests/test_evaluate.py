@@ -59,8 +59,9 @@ def test_blocks_bound_memory_and_change_nothing(approx, fresh_cache, monkeypatch
     for name, value in approx.sample_dict(10, random_seed=0).items():
         np.testing.assert_allclose(value, draws[name], rtol=1e-6)
     np.testing.assert_allclose(approx.elbo(10, random_seed=0), elbo, rtol=1e-5)
-    # 2 + 6 numbers in the sites of a draw, and 4 more in the data for a term of the ELBO
-    assert sizes == [10, 10, 3, 2]
+    # 2 + 6 numbers in the sites of a draw; 4 in the observed site and 4 in the data as well for a
+    # term of the ELBO
+    assert sizes == [10, 10, 3, 1]
 
 
 def test_a_draw_larger_than_a_block(approx, fresh_cache, monkeypatch):

@@ -572,6 +572,46 @@ def array_in_place():
     return lambda: prior(values[1]), lambda value: values.__setitem__(1, value)
 
 
+def observing(use):
+    """Scenarios in which an array reaches JAX as a whole; the factor makes up for its density."""
+
+    def scenario(dtype):
+        values = np.ones(3, dtype)
+
+        def model():
+            x = numpyro.sample("x", dist.Normal(0.0, 1.0))
+            RUNS.append(1)
+            loc = use(values)
+            numpyro.factor("moved", loc * x - 0.5 * loc**2)
+
+        return model, lambda value: values.__setitem__(slice(None), value)
+
+    return scenario
+
+
+for _dtype in ("float64", "float32", "int64", "uint8"):
+    CHANGES |= {
+        f"{_dtype}_array_in_place": functools.partial(
+            observing(lambda values: jnp.asarray(values).mean()), _dtype
+        ),
+        f"{_dtype}_array_in_place_inside_jit": functools.partial(
+            observing(lambda values: jax.jit(lambda x: x * jnp.mean(values))(1.0)), _dtype
+        ),
+        f"{_dtype}_array_in_place_inside_control_flow": functools.partial(
+            observing(
+                lambda values: jax.lax.scan(
+                    lambda c, i: jax.lax.cond(
+                        i > 0, lambda: (jnp.asarray(values)[i] * 1.0, c), lambda: (c, c)
+                    ),
+                    0.0,
+                    jnp.arange(3),
+                )[0]
+            ),
+            _dtype,
+        ),
+    }
+
+
 @change
 def array_view_in_place():
     values = np.ones((4, 4))

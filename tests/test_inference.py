@@ -162,7 +162,7 @@ def test_klqp_as_instance():
         (
             {"more_replacements": {"q": Y}},
             KeyError,
-            r"names 'q', but the model's arguments are \['y'",
+            r"has no argument 'q'; its arguments are \['y'",
         ),
     ],
 )

@@ -3,6 +3,9 @@
 import contextlib
 import functools
 import re
+import subprocess
+import sys
+import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -412,7 +415,7 @@ def test_replace_variadic_arguments():
 
 
 def test_replace_of_an_unknown_name():
-    expected = r"more_replacements names 'Z', but the model's arguments are \['X', 'scale', .*'y'\]"
+    expected = r"the model has no argument 'Z'; its arguments are \['X', 'scale', .*'y'\]"
     with pytest.raises(KeyError, match=expected):
         Model(shifted, zoo.Y, zoo.Y).replace(Z=1.0)
 
@@ -562,6 +565,22 @@ def test_prints_and_side_effects_inside_the_model_are_allowed(capfd):
     Model(model).log_density([0.5]).block_until_ready()
     jax.effects_barrier()
     assert "x = 0.5" in capfd.readouterr().out
+
+
+def test_package_may_be_imported_where_numpyro_is_put_off():
+    """As ArviZ 1.x does; a submodule imported first would then be loaded twice."""
+    code = """
+        import importlib.util, sys
+        spec = importlib.util.find_spec("numpyro")
+        spec.loader = importlib.util.LazyLoader(spec.loader)
+        numpyro = sys.modules["numpyro"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(numpyro)
+        import numpyro_vi_ext
+        from numpyro import handlers, infer, primitives
+        assert handlers.Messenger is primitives.Messenger
+        assert handlers.trace is infer.util.trace
+    """
+    subprocess.run([sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)], check=True)
 
 
 def test_no_scan_site_is_lost_in_a_nested_model():

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -618,8 +619,16 @@ def test_one_site_named_once():
     assert caught.value.sites == ("s",)
 
 
-@pytest.mark.parametrize(("setup", "shown"), [("", 1), ("logging.basicConfig(level='ERROR')", 0)])
-def test_closing_line_is_shown_where_logging_is_not_set_up(setup, shown):
+@pytest.mark.parametrize(
+    ("setup", "shown"),
+    [
+        ("", 1),
+        ("logging.basicConfig(level='ERROR')", 1),
+        ("logging.basicConfig(level='INFO')", 2),
+        ("logging.getLogger('numpyro_vi_ext').setLevel('ERROR')", 0),
+    ],
+)
+def test_closing_line_is_shown_where_logging_does_not_show_it(setup, shown):
     code = (
         f"import logging; {setup}\n"
         "import numpyro, numpyro.distributions as dist, numpyro_vi_ext as vi\n"
@@ -630,3 +639,44 @@ def test_closing_line_is_shown_where_logging_is_not_set_up(setup, shown):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.count("Finished [100%]: Average Loss = ") == shown
     assert done.stdout == ""
+
+
+def test_a_kept_result_does_not_keep_the_others():
+    def model():
+        numpyro.sample("x", dist.Normal(0, 1).expand([50]).to_event(1))
+
+    tracker = vi.Tracker(every=50, mean=lambda approx: approx.mean)
+    vi.fit(model, 500, callbacks=[tracker], random_seed=0, progressbar=False)
+    for mean in tracker["mean"]:
+        owner = mean if mean.base is None else mean.base
+        assert owner.nbytes == mean.nbytes
+
+
+def test_fitting_from_a_callback_of_the_same_object_is_refused():
+    advi = vi.ADVI(lambda: numpyro.sample("x", dist.Normal()), random_seed=0)
+    with pytest.raises(RuntimeError, match="is being fitted already"):
+        advi.fit(5, callbacks=[lambda approx, losses, i: advi.fit(3)], progressbar=False)
+    assert len(advi.hist) == advi.approx.steps == 1
+    assert len(advi.fit(5, progressbar=False).hist) == 6  # and it can be fitted again
+
+
+def test_errors_can_be_pickled():
+    discrete = pickle.loads(pickle.dumps(vi.DiscreteLatentError(("a", "b"))))
+    assert discrete.sites == ("a", "b")
+    error = vi.NonFiniteError("bad", step=3, sites=("x",), approx=object())
+    copied = pickle.loads(pickle.dumps(error))
+    assert (str(copied), copied.step, copied.sites, copied.approx) == ("bad", 3, ("x",), None)
+
+
+def test_bad_rows_of_a_subsampled_plate_are_named():
+    def model(y):
+        x = numpyro.sample("x", dist.Normal())
+        with numpyro.plate("rows", 40, subsample_size=2):
+            numpyro.sample("y", dist.Normal(x, 1), obs=numpyro.subsample(y, event_dim=0))
+
+    y = np.zeros(40)
+    y[7] = np.nan
+    start = {"x": 0.0}
+    with pytest.raises(vi.NonFiniteError) as caught:
+        vi.fit(model, model_args=(y,), start=start, random_seed=3, progressbar=False)
+    assert caught.value.sites == ("y",)
