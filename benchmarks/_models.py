@@ -57,14 +57,14 @@ def correlated(precision: Array) -> None:
 
 
 def hand_written(
-    log_density: Callable[..., Array], ndim: int, full_rank: bool = False
+    log_density: Callable[..., Array], ndim: int, full_rank: bool = False, rate: float = 0.01
 ) -> Callable[..., Any]:
     """A jitted ``lax.scan`` over ADVI steps with optax's Adam, written for one model.
 
     The estimator is the package's: one draw, closed-form entropy in the loss, the
     sticking-the-landing gradient.
     """
-    optimizer = optax.adam(0.01)
+    optimizer = optax.adam(rate)
 
     def scale(q: dict[str, Array]) -> Array:
         if not full_rank:

@@ -134,9 +134,9 @@ def full_rank(ndim: int = 500, steps: int = 500) -> None:
     def log_density(precision: jax.Array, z: jax.Array) -> jax.Array:
         return -0.5 * z @ precision @ z
 
-    loop, key = hand_written(log_density, ndim, full_rank=True), jax.random.key(0)
+    loop, key = hand_written(log_density, ndim, full_rank=True, rate=1e-3), jax.random.key(0)
     bound = vi.Model(correlated, precision)
-    options = {"obj_optimizer": vi.adam(0.01), "progressbar": False, "random_seed": 0}
+    options = {"obj_optimizer": vi.adam(1e-3), "progressbar": False, "random_seed": 0}
     seconds = interleaved(
         5,
         {

@@ -90,9 +90,11 @@ def _with_own_constants(part: Any) -> Any:
         return type(part)(map(own, part))
     if isinstance(part, Literal):
         return Literal(own(part.val), part.aval) if isinstance(part.val, np.ndarray) else part
-    if isinstance(part, ClosedJaxpr):
-        consts = [jnp.array(own(c)) if isinstance(c, np.ndarray) else c for c in part.consts]
-        return ClosedJaxpr(own(part.jaxpr), consts)
+    if isinstance(part, ClosedJaxpr):  # from JAX 0.12 on, every Jaxpr is one
+        consts = [jnp.array(c) if isinstance(c, np.ndarray) else c for c in own(part.consts)]
+        inner = part.jaxpr
+        inner = inner.replace(eqns=own(inner.eqns), outvars=own(inner.outvars))
+        return ClosedJaxpr(inner, consts)
     if isinstance(part, Jaxpr):
         return part.replace(eqns=own(part.eqns), outvars=own(part.outvars))
     if isinstance(part, JaxprEqn):

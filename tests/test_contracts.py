@@ -336,3 +336,24 @@ def test_nothing_above_the_diagonal_moves():
     raw = fitted("10 dimensions", "fullrank_advi", 1).point.q.raw
     assert np.all(np.triu(raw, 1) == 0)
     assert np.all(np.tril(np.asarray(raw), -1)[1:, 0] != 0)
+
+
+def test_full_rank_in_many_dimensions():
+    ndim = 200
+    factor = np.random.default_rng(0).normal(size=(ndim, 2 * ndim)) / np.sqrt(2 * ndim)
+    precision = factor @ factor.T
+    sd = np.sqrt(np.diag(np.linalg.inv(precision)))
+
+    def model(precision):
+        mean = jnp.zeros(len(precision))
+        numpyro.sample("z", dist.MultivariateNormal(mean, precision_matrix=precision))
+
+    approx = vi.fit(
+        model,
+        method="fullrank_advi",
+        model_args=(precision.astype(np.float32),),
+        random_seed=0,
+        progressbar=False,
+    )
+    assert np.abs(approx.mean / sd).max() < 0.05
+    assert np.abs(approx.std / sd - 1).max() < 0.02

@@ -42,12 +42,13 @@ for i in range(1, {last} + 1):
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the size from /proc")
 @pytest.mark.parametrize(
     ("optimizer", "first", "last"),
-    [("None", 20, 100), ("vi.adam(1e-2)", 20, 100), ("optax.adam(1e-2)", 40, 120)],
+    [("None", 20, 100), ("vi.adam(1e-2)", 20, 100), ("optax.adam(1e-2)", 40, 80)],
 )
 def test_100_fits_do_not_grow(optimizer, first, last):
     """The optax one is made afresh each time, so that every fit compiles anew.
 
-    It gets 40 fits to fill the cache of compiled steps twice, and the gaps in the heap.
+    That takes longer, so there are fewer; the first 40 fill the cache of compiled steps twice,
+    and the gaps in the heap.
     """
     script = textwrap.dedent(SCRIPT).format(optimizer=optimizer, first=first, last=last)
     done = subprocess.run(
@@ -55,7 +56,7 @@ def test_100_fits_do_not_grow(optimizer, first, last):
         cwd=os.path.dirname(os.path.dirname(vi.__file__)),
         capture_output=True,
         text=True,
-        timeout=1200,
+        timeout=3000,
     )
     assert done.returncode == 0, done.stderr
     before, after = map(int, done.stdout.split())

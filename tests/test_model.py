@@ -334,6 +334,28 @@ def test_old_target_keeps_the_values_it_was_traced_with():
     assert bound.log_density(z) == pytest.approx(-18 - 0.918939, rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64"])
+def test_array_changed_in_place_is_seen_by_all_afterwards(dtype):
+    data = np.ones(3, dtype)
+
+    def as_argument(y):
+        numpyro.sample("x", dist.Normal(jnp.sum(y), 1.0))
+
+    def inside():
+        numpyro.sample("x", dist.Normal(jax.jit(lambda: jnp.sum(jnp.asarray(data)))(), 1.0))
+
+    targets = [Model(as_argument, data).target, Model(inside).target]  # kept alive
+    data[:] = 2
+    for bound in (Model(as_argument, data), Model(inside)):
+        np.testing.assert_allclose(bound.log_density([0.0]), -18 - 0.9189385, rtol=1e-6)
+    np.testing.assert_array_equal(jnp.asarray(data), 2)
+    key, z, theta = jax.random.key(0), jnp.zeros(1), jnp.zeros(0)
+    for old in targets:
+        np.testing.assert_allclose(
+            old.evaluate(z, theta, key).log_prior, -4.5 - 0.9189385, rtol=1e-6
+        )
+
+
 def test_many_models_keep_their_own_programs():
     def make(loc):
         return lambda: numpyro.sample("x", dist.Normal(loc, 1.0))
