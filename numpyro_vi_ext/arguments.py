@@ -235,4 +235,4 @@ def _as_data(leaf: Any, name: str) -> jax.Array | None:
         array = np.array(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
     if array.dtype.kind in "iu" and not np.array_equal(array, leaf):
         return None  # too large for JAX's integers: only NumPy can compute with them
-    return jnp.asarray(array)
+    return jnp.array(array)

@@ -61,7 +61,8 @@ class Recorded:
 
     def __init__(self, fn: Callable[..., Any], *example: Any) -> None:
         closed, shapes = jax.make_jaxpr(fn, return_shape=True)(*example)
-        closed = _with_own_constants(closed)
+        with jax.ensure_compile_time_eval():  # also when first used inside a user's own jit
+            closed = _with_own_constants(closed)
         self._jaxpr, self.constants = closed.jaxpr, tuple(closed.consts)
         self._treedef = jax.tree.structure(shapes)
         self.shapes = shapes

@@ -139,6 +139,26 @@ def test_log_density_takes_any_leading_axes_and_transformations():
     np.testing.assert_allclose(mapped, one_by_one[0], rtol=1e-6)
 
 
+def test_first_use_may_be_inside_other_compiled_code():
+    data = np.arange(3.0)
+
+    def model(y):
+        x = numpyro.sample("x", dist.Normal(jnp.sum(data), 1.0))
+        numpyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+    def density(x, y):
+        return -((x - 3) ** 2) / 2 - (y - x) ** 2 / 2 - np.log(2 * np.pi)
+
+    inside = jax.jit(lambda z, y: Model(model, y).log_density(z))
+    for z, y in ((0.5, 1.5), (1.0, 2.0)):
+        np.testing.assert_allclose(inside(np.array([z]), y), density(z, y), rtol=1e-6)
+        outside = Model(model, jnp.float32(y)).log_density([z])
+        np.testing.assert_allclose(outside, density(z, y), rtol=1e-6)
+    bound = Model(zoo.gaussian_process, zoo.X)
+    inside = jax.jit(bound.log_density)([0.3])
+    np.testing.assert_allclose(bound.log_density([0.3]), inside, rtol=1e-5)
+
+
 def test_closed_form():
     def model(y):
         rate = numpyro.sample("rate", dist.Exponential(2.0))
