@@ -1,6 +1,14 @@
 """PyMC-style variational inference for NumPyro models."""
 
-from numpyro_vi_ext.approximation import Approximation, FullRank, MeanField, sample_approx
+from numpyro_vi_ext.approximation import (
+    Approximation,
+    Empirical,
+    FullRank,
+    MeanField,
+    load,
+    sample_approx,
+)
+from numpyro_vi_ext.bridges import to_nuts
 from numpyro_vi_ext.callbacks import CheckLossConvergence, CheckParametersConvergence, Tracker
 from numpyro_vi_ext.errors import DiscreteLatentError, NonFiniteError
 from numpyro_vi_ext.fitting import fit
@@ -25,6 +33,7 @@ __all__ = [
     "CheckLossConvergence",
     "CheckParametersConvergence",
     "DiscreteLatentError",
+    "Empirical",
     "FullRank",
     "FullRankADVI",
     "Inference",
@@ -39,6 +48,7 @@ __all__ = [
     "adam",
     "adamax",
     "fit",
+    "load",
     "momentum",
     "nesterov_momentum",
     "plot_loss",
@@ -46,4 +56,5 @@ __all__ = [
     "rmsprop",
     "sample_approx",
     "sgd",
+    "to_nuts",
 ]

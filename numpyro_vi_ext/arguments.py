@@ -131,6 +131,30 @@ class Arguments:
             for value in part.values()
         )
 
+    @property
+    def by_name(self) -> dict[str, Any]:
+        """What is passed for each argument that is passed."""
+        if self.signature is None:
+            return self.kwargs
+        found = dict(self.signature.bind(*self.args, **self.kwargs).arguments)
+        for name, parameter in self.signature.parameters.items():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                found |= found.pop(name, {})
+        return found
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Names of the arguments, passed or not."""
+        parameters = self.signature.parameters.values() if self.signature else ()
+        own = (p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD)
+        return tuple(dict.fromkeys((*own, *self.kwargs)))
+
+    @property
+    def takes_any(self) -> bool:
+        """Whether the model takes keyword arguments of any name."""
+        parameters = self.signature.parameters.values() if self.signature else ()
+        return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+
     def replace(self, values: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """``(args, kwargs)`` with some arguments replaced by name.
 
@@ -141,7 +165,6 @@ class Arguments:
         """
         parameters = dict(self.signature.parameters) if self.signature else {}
         kinds = [p.kind for p in parameters.values()]
-        takes_any = inspect.Parameter.VAR_KEYWORD in kinds
         known = [n for n, p in parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         args, kwargs = list(self.args), dict(self.kwargs)
         for name, value in values.items():
@@ -152,12 +175,11 @@ class Arguments:
                 args[position:] = value
             elif position < len(args) and inspect.Parameter.VAR_POSITIONAL not in kinds[:position]:
                 args[position] = value
-            elif name in known or takes_any:
+            elif name in known or self.takes_any:
                 kwargs[name] = value
             else:
                 raise KeyError(
-                    f"the model has no argument {name!r}; its arguments are "
-                    f"{sorted({*known, *kwargs})}"
+                    f"the model has no argument {name!r}; its arguments are {sorted(self.known)}"
                 )
         return tuple(args), kwargs
 

@@ -5,7 +5,7 @@ import functools
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from numpyro_vi_ext.arguments import Arguments
 from numpyro_vi_ext.identity import Fingerprint, Unknown, fingerprint, package_of
 from numpyro_vi_ext.layout import Layout
-from numpyro_vi_ext.tracing import Evaluation, Program
+from numpyro_vi_ext.tracing import Evaluation, Program, Recorded
 
 Array = jax.Array
 Inputs = tuple[tuple[Array, ...], tuple[Array, ...]]  # argument data, closed-over arrays
@@ -54,6 +54,24 @@ class Target:
     def evaluate(self, z: Array, theta: Array, key: Array) -> Evaluation:
         """Evaluate the model at one point ``z`` of shape (ndim,)."""
         return self.program.evaluate(z, theta, key, self.data)
+
+    def evaluate_all(self, z: Any, theta: Array, key: Array) -> Evaluation:
+        """Evaluate the model at points of shape (..., ndim), vectorised.
+
+        Raises
+        ------
+        ValueError
+            If the last axis is not of length `ndim`.
+        """
+        z = jnp.asarray(z, jnp.result_type(float))
+        if z.shape[-1:] != (self.layout.ndim,):
+            raise ValueError(
+                f"z must have a last axis of length ndim = {self.layout.ndim}, got shape {z.shape}"
+            )
+        evaluate = self.evaluate
+        for _ in z.shape[:-1]:
+            evaluate = jax.vmap(evaluate, (0, None, None))
+        return evaluate(z, theta, key)
 
 
 class Surroundings:
@@ -98,11 +116,23 @@ class Surroundings:
         }
 
 
+class Traced(Protocol):
+    """A model that was run once when made; it is run for the second time when first evaluated."""
+
+    @property
+    def evaluate(self) -> Recorded:
+        """The recorded second run."""
+        ...
+
+
+Maker = Callable[[Callable[..., Any], Callable[..., Any], tuple[Array, ...]], Traced]
+
+
 class _Entry(NamedTuple):
     surroundings: Surroundings
     fixed: frozenset[int]
-    program_key: Any
-    program: Program
+    key: tuple[Any, ...]
+    traced: Any
 
 
 _log = logging.getLogger("numpyro_vi_ext")
@@ -111,31 +141,51 @@ _entries: list[_Entry] = []  # the most recently used last
 
 
 def find_target(fn: Callable[..., Any], arguments: Arguments) -> Target:
-    """The traced model, from the cache if nothing that it reads has changed."""
+    """The model laid out and traced, from the cache if nothing that it reads has changed."""
+    return Target(*find_traced(fn, arguments, Program, (Program,)))
+
+
+def find_traced(
+    fn: Callable[..., Any], arguments: Arguments, make: Maker, kind: tuple[Any, ...]
+) -> tuple[Any, tuple[Array, ...]]:
+    """What `make` makes of the model, and the data to evaluate it on.
+
+    Parameters
+    ----------
+    fn : callable
+        The model.
+    arguments : Arguments
+        What it is called with.
+    make : callable
+        ``(fn, rebuild, data) -> Traced``.
+    kind : tuple
+        Tells what different makers make apart.
+    """
     with _lock:
         look = functools.partial(fingerprint, fn, package_of(fn))
         before = look()
         for i in reversed(range(len(_entries))):
             entry = _entries[i]
-            if entry.surroundings.allow(before):
-                fixed = arguments.with_fixed(entry.fixed)
-                if entry.program_key == fixed.program_key():
+            if entry.key[: len(kind)] == kind and entry.surroundings.allow(before):
+                bound = arguments.with_fixed(entry.fixed)
+                if entry.key == (*kind, bound.program_key()):
                     _entries.append(_entries.pop(i))
-                    return Target(entry.program, fixed.data)
-        fixed, program, between = _trace(fn, arguments, look)
+                    return entry.traced, bound.data
+        bound, traced, between = _trace(fn, arguments, make, look)
         surroundings = Surroundings(before, between, look())
-        if surroundings.unknown or not fixed.is_comparable():
+        if surroundings.unknown or not bound.is_comparable():
             what = surroundings.unknown or "a static argument"
             _log.debug("%r is traced at every use: cannot compare %s", fn, what)
         else:
-            _entries.append(_Entry(surroundings, fixed.fixed, fixed.program_key(), program))
+            key = (*kind, bound.program_key())
+            _entries.append(_Entry(surroundings, bound.fixed, key, traced))
             del _entries[:-_CACHE_SIZE]
-        return Target(program, fixed.data)
+        return traced, bound.data
 
 
 def _trace(
-    fn: Callable[..., Any], arguments: Arguments, look: Callable[[], Fingerprint]
-) -> tuple[Arguments, Program, Fingerprint]:
+    fn: Callable[..., Any], arguments: Arguments, make: Maker, look: Callable[[], Fingerprint]
+) -> tuple[Arguments, Traced, Fingerprint]:
     """Trace with as many data as inputs as the model allows.
 
     A model that fails on an input, because it asks for its value or for something that only the
@@ -143,12 +193,12 @@ def _trace(
     between its two runs.
     """
 
-    def attempt(fixed: frozenset[int]) -> tuple[Arguments, Program, Fingerprint]:
+    def attempt(fixed: frozenset[int]) -> tuple[Arguments, Traced, Fingerprint]:
         bound = arguments.with_fixed(fixed)
-        program = Program(fn, bound.rebuilder(), bound.data)
+        traced = make(fn, bound.rebuilder(), bound.data)
         between = look()
-        _ = program.evaluate  # the second run
-        return bound, program, between
+        _ = traced.evaluate  # the second run
+        return bound, traced, between
 
     inputs = frozenset(arguments.inputs)
     try:

@@ -2,19 +2,23 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.interpreters import partial_eval
 
 from numpyro_vi_ext.algorithm import Point
 from numpyro_vi_ext.model import Inputs, Target
-from numpyro_vi_ext.tracing import Program
+from numpyro_vi_ext.rerun import Again, Outcome, Rerun
+from numpyro_vi_ext.tracing import Evaluation, Program, Values
 
 Array = jax.Array
 
-_BLOCK_NUMBERS = 2**22  # numbers that one block of draws may fill
+BLOCK_NUMBERS = 2**22  # numbers that one block of draws may fill
 
 
 class ElboEstimate(NamedTuple):
@@ -26,24 +30,22 @@ class ElboEstimate(NamedTuple):
 
 def draw(target: Target, point: Point, key: Array) -> dict[str, Array]:
     """Site values (latent and deterministic) of one draw from q."""
-    return _in_order(target, _one_draw(target.program, point, target.inputs, key))
+    return _in_order(target, evaluate_draw(target.program, point, target.inputs, key).values)
 
 
 def draw_many(target: Target, point: Point, key: Array, draws: int) -> dict[str, Array]:
     """Site values of `draws` draws, each of shape (draws, *site shape)."""
-    keys = jax.random.split(key, draws)
-    return _in_order(target, _draws(target.program, draws)(point, target.inputs, keys))
+    return _in_order(target, _values(target.program, draws)(point, target.inputs, key))
 
 
 def draw_unconstrained(point: Point, key: Array, draws: int) -> Array:
     """The flat unconstrained vectors behind `draw_many`, shape (draws, ndim)."""
-    return jax.vmap(functools.partial(_one_point, point))(jax.random.split(key, draws))
+    return _unconstrained(draws)(point, key)
 
 
 def estimate_elbo(target: Target, point: Point, key: Array, n_mc: int) -> ElboEstimate:
     """Mean of log p(x, z) - log q(z) over draws from q, and its standard error."""
-    keys = jax.random.split(key, n_mc)
-    terms = np.asarray(_elbo_terms(target.program, n_mc)(point, target.inputs, keys), float)
+    terms = np.asarray(_elbo_terms(target.program, n_mc)(point, target.inputs, key), float)
     se = terms.std(ddof=1) / np.sqrt(n_mc) if n_mc > 1 else np.nan
     return ElboEstimate(float(terms.mean()), float(se))
 
@@ -56,58 +58,139 @@ def observed_values(target: Target, point: Point) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in first.items() if name in kept}
 
 
+def evaluate_draw(program: Program, point: Point, inputs: Inputs, key: Array) -> Evaluation:
+    """The model at one draw from q; for use inside compiled code."""
+    _, model_key = jax.random.split(key)
+    data, constants = inputs
+    z = draw_point(point, key)
+    return program.evaluate.apply(constants, z, point.theta, model_key, data)
+
+
+def draw_point(point: Point, key: Array) -> Array:
+    """The flat unconstrained vector behind `evaluate_draw`."""
+    noise_key, _ = jax.random.split(key)
+    return point.q.draw(noise_key)
+
+
+class Elsewhere(NamedTuple):
+    """The model at other arguments, or with other latent values."""
+
+    again: Again
+    latents: Values  # latent site -> value in the model's space that stands in for q's
+
+    @property
+    def inputs(self) -> tuple[Inputs, Values]:
+        """All that compiled code reads besides what it reads of the model and q."""
+        return self.again.inputs, self.latents
+
+
+def rerun_draw(
+    program: Program, rerun: Rerun, point: Point, inputs: Inputs, more: Any, key: Array
+) -> Outcome:
+    """The model elsewhere at one draw from q; for use inside compiled code.
+
+    Parameters
+    ----------
+    program, point, inputs, key
+        As for `evaluate_draw`.
+    rerun : Rerun
+        Of the model elsewhere, and
+    more : tuple
+        its ``Elsewhere.inputs``.
+    """
+    (data, constants), latents = more
+    found = evaluate_draw(program, point, inputs, key)
+    given = {site.name: found.values[site.name] for site in program.layout.latents}
+    _, model_key = jax.random.split(key)
+    return rerun.evaluate.apply(constants, ({**given, **latents}, found.params), model_key, data)
+
+
+def over_draws(
+    one: Callable[[Array], Any], key: Array, draws: int, block_size: int | None = None
+) -> Any:
+    """``one(key)`` for as many keys as there are draws, stacked; for use inside compiled code.
+
+    Parameters
+    ----------
+    one : callable
+        What to compute for one draw.
+    key : JAX key
+        Split into one key per draw, so that the result does not depend on the blocks.
+    draws : int
+        How many.
+    block_size : int, optional
+        Draws evaluated at once. By default so many that a block of what is computed for them
+        fills at most `BLOCK_NUMBERS` numbers.
+    """
+    return in_blocks(one, jax.random.split(key, draws), block_size)
+
+
+def in_blocks(one: Callable[[Any], Any], xs: Any, block_size: int | None = None) -> Any:
+    """Like ``jax.vmap(one)(xs)``, in equal blocks of bounded size."""
+    count = jax.tree.leaves(xs)[0].shape[0]
+    if block_size is None:
+        example = jax.tree.map(lambda x: jax.typeof(x).update(shape=x.shape[1:]), xs)
+        block_size = max(1, BLOCK_NUMBERS // _numbers(one, example))
+    blocks = max(1, math.ceil(count / block_size))
+    size = math.ceil(count / blocks)
+    vectorised = jax.vmap(one)
+    if blocks == 1:
+        return vectorised(xs)
+    # The first ones again fill the last block. Not lax.map(batch_size=...), which fails for
+    # arrays of size zero (JAX 0.10 to 0.12).
+    order = jnp.arange(blocks * size) % count
+    padded = jax.tree.map(lambda x: x[order].reshape(blocks, size, *x.shape[1:]), xs)
+    values = jax.lax.map(vectorised, padded)
+    return jax.tree.map(lambda x: x.reshape(blocks * size, *x.shape[2:])[:count], values)
+
+
+def _numbers(one: Callable[[Any], Any], example: Any) -> int:
+    """Numbers in the results of one call, and in the largest array on the way to them."""
+    closed = jax.make_jaxpr(one)(example)
+    needed, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
+    return max(1, sum(math.prod(v.aval.shape) for v in needed.outvars) + _largest(needed))
+
+
+def _largest(jaxpr: Jaxpr) -> int:
+    """Size of the largest array computed in a JAX program, at any depth."""
+    sizes = [0]
+    for eqn in jaxpr.eqns:
+        sizes += [math.prod(getattr(v.aval, "shape", ())) for v in eqn.outvars]
+        for part in jax.tree.leaves(eqn.params, is_leaf=lambda x: isinstance(x, ClosedJaxpr)):
+            if isinstance(part, ClosedJaxpr | Jaxpr):
+                sizes.append(_largest(getattr(part, "jaxpr", part)))
+    return max(sizes)
+
+
 def _in_order(target: Target, values: dict[str, Array]) -> dict[str, Array]:
     """Latent sites, then deterministic ones, each in trace order (JAX sorts dicts by key)."""
     names = (*(s.name for s in target.layout.latents), *target.layout.deterministics)
     return {name: values[name] for name in names}
 
 
-def _one_point(point: Point, key: Array) -> Array:
-    noise_key, _ = jax.random.split(key)
-    return point.q.draw(noise_key)
-
-
-def _one_draw(program: Program, point: Point, inputs: Inputs, key: Array) -> dict[str, Array]:
+def _elbo_term(program: Program, point: Any, inputs: Inputs, key: Array) -> Array:
     _, model_key = jax.random.split(key)
-    data, constants = inputs
-    z = _one_point(point, key)
-    return program.evaluate.apply(constants, z, point.theta, model_key, data).values
-
-
-def _elbo_term(program: Program, point: Point, inputs: Inputs, key: Array) -> Array:
-    _, model_key = jax.random.split(key)
-    z = _one_point(point, key)
+    z = draw_point(point, key)
     log_prior, log_likelihood = program.densities(inputs, model_key, z, point.theta)
     return log_prior + log_likelihood - point.q.log_prob(z)
 
 
 @functools.lru_cache(maxsize=32)
-def _draws(program: Program, draws: int) -> Any:
-    numbers = sum(np.prod(v.shape, dtype=int) for v in program.evaluate.shapes.values.values())
-    return _mapped(functools.partial(_one_draw, program), draws, int(numbers))
+def _values(program: Program, draws: int) -> Any:
+    def many(point: Point, inputs: Inputs, key: Array) -> Any:
+        return over_draws(lambda k: evaluate_draw(program, point, inputs, k).values, key, draws)
+
+    return jax.jit(many)
+
+
+@functools.lru_cache(maxsize=32)
+def _unconstrained(draws: int) -> Any:
+    return jax.jit(lambda point, key: over_draws(functools.partial(draw_point, point), key, draws))
 
 
 @functools.lru_cache(maxsize=32)
 def _elbo_terms(program: Program, draws: int) -> Any:
-    shapes = program.evaluate.shapes
-    # a factor may fill as many numbers as the data have
-    arrays = (*shapes.values.values(), *shapes.observed.values(), *program.data_shapes)
-    numbers = sum(np.prod(v.shape, dtype=int) for v in arrays)
-    return _mapped(functools.partial(_elbo_term, program), draws, int(numbers))
-
-
-def _mapped(one: Any, draws: int, numbers: int) -> Any:
-    """Compile ``one(point, inputs, key)`` over many keys, in equal blocks of bounded size."""
-    blocks = max(1, math.ceil(draws / max(1, _BLOCK_NUMBERS // max(1, numbers))))
-    size = math.ceil(draws / blocks)
-
-    def many(point: Point, inputs: Inputs, keys: Array) -> Any:
-        vectorised = jax.vmap(lambda key: one(point, inputs, key))
-        if blocks == 1:
-            return vectorised(keys)
-        padded = keys[jnp.arange(blocks * size) % draws].reshape(blocks, size)
-        # Not lax.map(batch_size=...), which fails for arrays of size zero (JAX 0.10 to 0.12).
-        values = jax.lax.map(vectorised, padded)
-        return jax.tree.map(lambda x: x.reshape(blocks * size, *x.shape[2:])[:draws], values)
+    def many(point: Point, inputs: Inputs, key: Array) -> Any:
+        return over_draws(functools.partial(_elbo_term, program, point, inputs), key, draws)
 
     return jax.jit(many)

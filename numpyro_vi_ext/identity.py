@@ -180,8 +180,9 @@ def _describe_instance(value: Any, package: str) -> tuple[Any, Parts]:
     if kind.__module__.partition(".")[0] == "numpyro_vi_ext":
         return Same(value), ()  # a value: never changed
     if _is_wrapper(value, package):
-        attributes = dict(getattr(value, "__dict__", {}))
-        return Same(value), {**attributes, "__wrapped__": value.__wrapped__}.items()
+        attributes = {**getattr(value, "__dict__", {}), "__wrapped__": value.__wrapped__}
+        attributes.pop("_jit_info", None)  # settings of jax.jit: they do not change, and are many
+        return Same(value), attributes.items()
     try:
         reduce = copyreg.dispatch_table.get(kind)
         reduced: Any = reduce(value) if reduce else value.__reduce_ex__(4)

@@ -12,7 +12,13 @@ import numpy as np
 import optax
 
 from numpyro_vi_ext.algorithm import Algorithm, Point
-from numpyro_vi_ext.approximation import Approximation, Facts, FullRank, MeanField
+from numpyro_vi_ext.approximation import (
+    Approximation,
+    DensityApproximation,
+    Facts,
+    FullRank,
+    MeanField,
+)
 from numpyro_vi_ext.checks import as_count, as_number
 from numpyro_vi_ext.chunk import chunk_for
 from numpyro_vi_ext.defaults import AVERAGING_DEGREE, gaussian_default
@@ -20,7 +26,7 @@ from numpyro_vi_ext.diagnostics import explain_non_finite
 from numpyro_vi_ext.dispatch import Callbacks
 from numpyro_vi_ext.objectives import Elbo
 from numpyro_vi_ext.optimizers import as_transformation, total_norm_constraint
-from numpyro_vi_ext.seeds import Seed, as_key
+from numpyro_vi_ext.seeds import Seed, as_key, describe_key
 from numpyro_vi_ext.training import MOST_STEPS, Run, train
 
 
@@ -165,7 +171,8 @@ class Inference(abc.ABC):
         losses: np.ndarray | None,
     ) -> Approximation:
         past = self._past if losses is None else (*self._past, losses)
-        return approx.at(point, Facts(past, status, message, step))
+        method, seed = type(self).__name__, describe_key(self._key)
+        return approx.at(point, Facts(past, status, message, step, method, seed))
 
     def _losses(self) -> tuple[np.ndarray, ...]:
         return self._past if self._run is None else (*self._past, self._run.history.view())
@@ -248,9 +255,10 @@ class KLqp(Inference):
     def __init__(
         self, approx: Approximation, beta: float = 1.0, *, random_seed: Seed = None
     ) -> None:
-        if not isinstance(approx, Approximation):
+        if not isinstance(approx, DensityApproximation):
             raise TypeError(
-                f"KLqp fits an Approximation such as MeanField(model), got {type(approx).__name__}"
+                "KLqp fits an Approximation with a density such as MeanField(model), got "
+                f"{type(approx).__name__}"
             )
         self._begin(approx, Elbo(beta=as_number(beta, "beta", 0)), random_seed)
 

@@ -15,58 +15,99 @@ Axes = Mapping[str, tuple[str | None, ...]]  # variable -> plate of each axis
 Names = Mapping[str, Sequence[str | None]]  # variable -> dimension names
 
 
-def to_inference_data(
-    layout: Layout,
-    draws: Mapping[str, Any],
-    observed: Mapping[str, Any],
-    data: Mapping[str, Any],
-    losses: np.ndarray,
-    attrs: Mapping[str, Any],
-    *,
-    coords: Mapping[str, Any] | None = None,
-    dims: Names | None = None,
-) -> Any:
-    """Draws, data and losses as the object the installed ArviZ works with.
+class Groups:
+    """Collects what becomes one object of the installed ArviZ.
 
     Parameters
     ----------
-    layout : Layout
-        Names the axes.
-    draws : dict
-        Site name -> draws, shape (draws, *site shape); unconstrained ones with their suffix.
-    observed : dict
-        Observed site -> its values.
-    data : dict
-        The model's data arguments; those that hold a site's observed values are left out.
-    losses : array, shape (steps,)
-        Loss history.
-    attrs : dict
-        Facts of the fit, for the attributes of the posterior.
     coords, dims : dict, optional
-        Win over the names taken from the model's plates.
+        The user's, as ArviZ takes them; they win over names taken from the model's plates.
     """
-    axes = {**layout.dims, **_unconstrained_axes(layout)}
-    posterior = {name: np.asarray(value)[None] for name, value in draws.items()}
-    constant = {k: v for k, v in data.items() if not _is_observed(k, v, observed)}
-    steps = np.arange(1, len(losses) + 1)
-    groups = {
-        "posterior": to_dataset(posterior, axes, coords, dims, leading=("chain", "draw")),
-        "observed_data": to_dataset(observed, axes, coords, dims),
-        "constant_data": to_dataset(constant, {}, coords, dims),
-        "fit_stats": to_dataset({"loss": losses}, {}, {"step": steps}, leading=("step",)),
-    }
-    groups["posterior"].attrs.update(
-        created_at=datetime.datetime.now(datetime.UTC).isoformat(),
-        inference_library="numpyro_vi_ext",
-        **attrs,
-    )
-    kept = {k: v for k, v in groups.items() if v.variables or k == "posterior"}
-    return _assemble(kept)
+
+    def __init__(self, coords: Mapping[str, Any] | None = None, dims: Names | None = None) -> None:
+        self._coords, self._dims = coords, dims
+        self._datasets: dict[str, Any] = {}
+
+    def add_draws(self, group: str, values: Mapping[str, Any], axes: Axes) -> None:
+        """Add draws of sites, each of shape (draws, *site shape), as one chain.
+
+        `axes` has the plate of each axis of a site.
+        """
+        one_chain = {name: np.asarray(value)[None] for name, value in values.items()}
+        self._add(group, one_chain, axes, leading=("chain", "draw"))
+
+    def add_data(self, group: str, values: Mapping[str, Any], axes: Axes | None = None) -> None:
+        """Add arrays as they are."""
+        self._add(group, values, axes or {})
+
+    def add_losses(self, losses: np.ndarray) -> None:
+        """Add the loss history, in group ``fit_stats``."""
+        steps = {"step": np.arange(1, len(losses) + 1)}
+        values = {"loss": losses}
+        self._datasets["fit_stats"] = to_dataset(values, {}, steps, leading=("step",))
+
+    def assemble(self, attrs: Mapping[str, Any]) -> Any:
+        """The object, with these facts among the attributes of each group."""
+        now = datetime.datetime.now(datetime.UTC).isoformat()
+        for dataset in self._datasets.values():
+            dataset.attrs.update(created_at=now, **attrs)
+        kept = {k: v for k, v in self._datasets.items() if v.variables or k == "posterior"}
+        return _assemble(kept)
+
+    def _add(
+        self, group: str, values: Mapping[str, Any], axes: Axes, leading: tuple[str, ...] = ()
+    ) -> None:
+        dataset = to_dataset(values, axes, self._coords, self._dims, leading=leading)
+        self._datasets[group] = dataset
+
+
+def constant_data(data: Mapping[str, Any], observed: Mapping[str, Any]) -> dict[str, Any]:
+    """Data arguments that do not hold the values of an observed site."""
+    return {k: v for k, v in data.items() if not _is_observed(k, v, observed)}
 
 
 def by_site(layout: Layout, flat: np.ndarray) -> Any:
     """A flat unconstrained vector by latent site, as an ``xarray.Dataset``."""
-    return to_dataset(layout.split(flat), _unconstrained_axes(layout, suffix=""))
+    return to_dataset(layout.split(flat), unconstrained_axes(layout, suffix=""))
+
+
+def summarise(
+    values: Mapping[str, Any],
+    axes: Axes,
+    quantiles: Sequence[float],
+    var_names: Sequence[str] | None,
+) -> Any:
+    """Mean, sd and quantiles over draws, a row per number, as a ``pandas.DataFrame``.
+
+    Parameters
+    ----------
+    values : dict
+        Site name -> draws, shape (draws, *site shape).
+    axes : dict
+        Variable -> plate of each axis.
+    quantiles : sequence of float
+        Between 0 and 1.
+    var_names : list of str or None
+        The sites to show.
+    """
+    import arviz as az
+
+    unknown = [name for name in var_names or () if name not in values]
+    if unknown:
+        raise KeyError(f"there are no sites {unknown} to summarise; there are {[*values]}")
+    outside = [q for q in quantiles if not 0 <= q <= 1]
+    if outside:
+        raise ValueError(f"quantiles must be between 0 and 1, got {outside}")
+    shown = {k: np.asarray(values[k]) for k in (values if var_names is None else var_names)}
+    shown = {name: value for name, value in shown.items() if value.size}
+    one_chain = {name: value[None] for name, value in shown.items()}
+    dataset = to_dataset(one_chain, axes, leading=("chain", "draw"))
+    table = az.summary(dataset, kind="stats", round_to="none")[["mean", "sd"]]
+    for q in quantiles:
+        table[f"{100 * q:g}%"] = np.concatenate(
+            [np.quantile(value, q, axis=0).ravel() for value in shown.values()]
+        )
+    return table
 
 
 def to_dataset(
@@ -147,7 +188,7 @@ def _name_axes(
     return found
 
 
-def _unconstrained_axes(layout: Layout, suffix: str = UNCONSTRAINED) -> Axes:
+def unconstrained_axes(layout: Layout, suffix: str = UNCONSTRAINED) -> Axes:
     """Plates come first in a shape, so they keep their places where the event shape differs."""
     return {
         s.name + suffix: layout.dims[s.name][: len(s.unconstrained_shape)] for s in layout.latents

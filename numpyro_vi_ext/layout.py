@@ -97,8 +97,8 @@ def lay_out(trace: dict[str, Any]) -> tuple[Layout, Array]:
         pieces.append(jnp.ravel(unconstrained).astype(dtype))
         offset = end
     computed = deterministic_values(trace)
-    dims = {n: _axis_plates(trace[n]) for n in (*kinds["latent"], *kinds["observed"])}
-    dims |= {n: _axis_plates(trace[site], value) for n, (site, value) in computed.items()}
+    dims = {n: axis_plates(trace[n]) for n in (*kinds["latent"], *kinds["observed"])}
+    dims |= {n: axis_plates(trace[site], value) for n, (site, value) in computed.items()}
     observed, params = tuple(kinds["observed"]), tuple(kinds["param"])
     return Layout(tuple(sites), dims, observed, tuple(computed), params), jnp.concatenate(pieces)
 
@@ -161,7 +161,7 @@ def _check_kinds(kinds: dict[str, list[str]]) -> None:
         )
 
 
-def _axis_plates(site: dict[str, Any], value: Any = None) -> tuple[str | None, ...]:
+def axis_plates(site: dict[str, Any], value: Any = None) -> tuple[str | None, ...]:
     """Name of the plate that each axis of the site's value runs over, if any."""
     shape = jnp.shape(site["value"] if value is None else value)
     event_dim = site["fn"].event_dim if site["type"] == "sample" else 0

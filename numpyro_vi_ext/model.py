@@ -66,16 +66,19 @@ class Model:
         if not callable(fn):
             raise TypeError(f"model must be a NumPyro callable or a Model, got {type(fn).__name__}")
         self.fn = fn
-        self._arguments = Arguments.bind(fn, args, kwargs)
+        self.arguments = Arguments.bind(fn, args, kwargs)
+
+    def __reduce__(self) -> Any:
+        return _bind, (self.fn, self.arguments.args, self.arguments.kwargs)
 
     def __repr__(self) -> str:
         name = getattr(self.fn, "__name__", type(self.fn).__name__)
-        return f"Model({', '.join([name, *self._arguments.names])})"
+        return f"Model({', '.join([name, *self.arguments.names])})"
 
     @property
     def target(self) -> Target:
         """The model as traced now; traced again only if something it reads has changed."""
-        return find_target(self.fn, self._arguments)
+        return find_target(self.fn, self.arguments)
 
     @property
     def latents(self) -> tuple[str, ...]:
@@ -90,7 +93,7 @@ class Model:
     @property
     def named_data(self) -> dict[str, np.ndarray]:
         """Values of the data arguments, by name."""
-        arguments = self._arguments
+        arguments = self.arguments
         return {
             name: np.asarray(leaf)
             for name, leaf, data in zip(
@@ -107,7 +110,7 @@ class Model:
         KeyError
             If the model has no argument of that name.
         """
-        args, kwargs = self._arguments.replace(arguments)
+        args, kwargs = self.arguments.replace(arguments)
         return Model(self.fn, *args, **kwargs)
 
     def log_density(self, z: Any, *, random_seed: Seed = 0) -> Array:
@@ -172,17 +175,11 @@ class Model:
 
     def _evaluate(self, z: Any, random_seed: Seed) -> Evaluation:
         target, key = self.target, as_key(random_seed)
-        z = jnp.asarray(z, jnp.result_type(float))
-        if z.shape[-1:] != (target.layout.ndim,):
-            raise ValueError(
-                f"z must have a last axis of length ndim = {target.layout.ndim}, "
-                f"got shape {z.shape}"
-            )
-        theta = target.initial_params(key)
-        evaluate = target.evaluate
-        for _ in z.shape[:-1]:
-            evaluate = jax.vmap(evaluate, (0, None, None))
-        return evaluate(z, theta, key)
+        return target.evaluate_all(z, target.initial_params(key), key)
+
+
+def _bind(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Model:
+    return Model(fn, *args, **kwargs)
 
 
 def _site_value(site: Site, value: Any) -> Array:

@@ -50,6 +50,18 @@ def as_key(random_seed: Seed) -> jax.Array:
         raise ValueError(f"random_seed must fit in 64 bits, got {random_seed}") from None
 
 
+def describe_key(key: jax.Array) -> int | str:
+    """The int that makes this key, or else what the key is made of.
+
+    Examples
+    --------
+    >>> describe_key(as_key(42)), describe_key(jax.random.split(as_key(42))[0])
+    (42, 'key data [1832780943, 270669613]')
+    """
+    *words, last = np.asarray(jax.random.key_data(key)).ravel().tolist()
+    return f"key data {[*words, last]}" if any(words) else last
+
+
 def _wrap(data: jax.Array | np.ndarray) -> jax.Array:
     """Make a typed key of the older form, an array of raw key data."""
     expected = jax.random.key_data(jax.random.key(0))

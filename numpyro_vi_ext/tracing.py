@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
+from jax.interpreters import partial_eval
 from numpyro import handlers
 from numpyro.infer.initialization import init_to_mean
 from numpyro.infer.util import _unconstrain_reparam, compute_log_probs
@@ -44,6 +45,11 @@ class Evaluation(NamedTuple):
     observed: Values  # the data of the observed sites
     params: Values  # numpyro.param sites in the model's space
 
+    @property
+    def sites(self) -> Values:
+        """Values of all sites but the params."""
+        return {**self.values, **self.observed}
+
 
 class Start(NamedTuple):
     """A starting point."""
@@ -65,6 +71,7 @@ class Recorded:
             closed = _with_own_constants(closed)
         self._jaxpr, self.constants = closed.jaxpr, tuple(closed.consts)
         self._treedef = jax.tree.structure(shapes)
+        self._inputs = jax.tree.structure(example)
         self.shapes = shapes
         self._compiled = jax.jit(self.apply)
 
@@ -76,6 +83,11 @@ class Recorded:
     def __call__(self, *args: Any) -> Any:
         """Evaluate with the arrays that were closed over."""
         return self._compiled(self.constants, *args)
+
+    def used_by(self, outputs: Any) -> Any:
+        """Flags on the arguments: whether any of the flagged outputs depends on them."""
+        _, used = partial_eval.dce_jaxpr(self._jaxpr, jax.tree.leaves(outputs))
+        return jax.tree.unflatten(self._inputs, used)
 
 
 def _with_own_constants(part: Any) -> Any:
@@ -175,6 +187,18 @@ class Program:
         evaluation = self.evaluate.shapes
         values = {s.name: evaluation.values[s.name] for s in self.layout.latents}
         return Recorded(self._unconstrain, values, self.start.shapes.theta, *self._example)
+
+    @functools.cached_property
+    def closed_over(self) -> tuple[str, ...]:
+        """Observed sites whose data depend on no data argument."""
+        none = jax.tree.map(lambda x: False, self.evaluate.shapes)
+        found = []
+        for name in self.layout.observed:
+            flags = none._replace(observed={**none.observed, name: True})
+            *_, data = self.evaluate.used_by(flags)
+            if not any(jax.tree.leaves(data)):
+                found.append(name)
+        return tuple(found)
 
     def densities(self, inputs: Any, key: Array, z: Array, theta: Array) -> tuple[Array, Array]:
         """Log prior and log likelihood at one point, for use inside compiled code.

@@ -39,7 +39,7 @@ def normal(approx, **params):
     """The same approximation with other variational parameters."""
     q = approx.point.q
     new = type(q)(**{k: jnp.asarray(v, jnp.float32) for k, v in params.items()})
-    return approx.at(approx.point._replace(q=new), approx._facts)
+    return approx.at(approx.point._replace(q=new), approx.facts)
 
 
 def exact_posterior():

@@ -41,6 +41,10 @@ class Family(abc.ABC):
         """Covariance, shape (d, d)."""
 
     @abc.abstractmethod
+    def metric(self) -> np.ndarray:
+        """What it tells of the shape of a posterior: covariance (d, d), or only variances (d,)."""
+
+    @abc.abstractmethod
     def params(self) -> dict[str, np.ndarray]:
         """Variational parameters under PyMC's names."""
 
@@ -55,6 +59,11 @@ class DensityFamily(Family):
     @abc.abstractmethod
     def create(cls, loc: np.ndarray, sigma: np.ndarray) -> Self:
         """The member with mean `loc` and independent standard deviations `sigma`, both (d,)."""
+
+    @classmethod
+    @abc.abstractmethod
+    def match(cls, other: Family) -> Self:
+        """The member whose moments are those of another distribution, as far as it has them."""
 
     @abc.abstractmethod
     def transform(self, eps: Array) -> Array:

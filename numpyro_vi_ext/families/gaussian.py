@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
-from numpyro_vi_ext.families.base import DensityFamily
+from numpyro_vi_ext.families.base import DensityFamily, Family
 
 Array = jax.Array
 
@@ -36,6 +36,10 @@ class DiagonalGaussian(DensityFamily):
     @classmethod
     def create(cls, loc: np.ndarray, sigma: np.ndarray) -> Self:
         return cls(jnp.asarray(loc), jnp.asarray(_inverse_softplus(sigma), jnp.result_type(loc)))
+
+    @classmethod
+    def match(cls, other: Family) -> Self:
+        return cls.create(other.mean(), other.std())
 
     @property
     def ndim(self) -> int:
@@ -64,6 +68,9 @@ class DiagonalGaussian(DensityFamily):
     def cov(self) -> np.ndarray:
         return np.diag(self.std() ** 2)
 
+    def metric(self) -> np.ndarray:
+        return self.std() ** 2
+
     def params(self) -> dict[str, np.ndarray]:
         return {"mu": np.asarray(self.mu), "rho": np.asarray(self.rho)}
 
@@ -90,6 +97,12 @@ class DenseGaussian(DensityFamily):
     @classmethod
     def create(cls, loc: np.ndarray, sigma: np.ndarray) -> Self:
         raw = np.diag(_inverse_softplus(sigma))
+        return cls(jnp.asarray(loc), jnp.asarray(raw, jnp.result_type(loc)))
+
+    @classmethod
+    def match(cls, other: Family) -> Self:
+        loc, factor = other.mean(), cholesky(other.cov())
+        raw = np.tril(factor, -1) + np.diag(_inverse_softplus(np.diag(factor)))
         return cls(jnp.asarray(loc), jnp.asarray(raw, jnp.result_type(loc)))
 
     @property
@@ -128,6 +141,9 @@ class DenseGaussian(DensityFamily):
         scale_tril = self._scale_tril_numpy()
         return scale_tril @ scale_tril.T
 
+    def metric(self) -> np.ndarray:
+        return self.cov()
+
     def params(self) -> dict[str, np.ndarray]:
         raw = np.asarray(self.raw)
         return {"mu": np.asarray(self.mu), "L_tril": raw[np.tril_indices(self.ndim)]}
@@ -135,6 +151,29 @@ class DenseGaussian(DensityFamily):
     def _scale_tril_numpy(self) -> np.ndarray:
         raw = np.asarray(self.raw)
         return np.tril(raw, -1) + np.diag(_softplus(np.diag(raw)))
+
+
+def cholesky(cov: np.ndarray) -> np.ndarray:
+    """Cholesky factor, in double precision, of a covariance matrix that has one.
+
+    Raises
+    ------
+    ValueError
+        If the matrix is singular, up to the rounding of its entries.
+    """
+    variances = np.diag(cov).astype(float)
+    try:
+        factor = np.linalg.cholesky(cov.astype(float))
+        unexplained = np.diag(factor) ** 2 / variances  # by the coordinates before it
+        if unexplained.size == 0 or unexplained.min() > len(cov) * np.finfo(cov.dtype).eps:
+            return factor
+    except np.linalg.LinAlgError:
+        pass
+    raise ValueError(
+        f"the covariance, of {len(cov)} dimensions, is singular: a full-rank Gaussian needs more "
+        "rows than dimensions, none of which follows from the others. A mean-field Gaussian does "
+        "not: MeanField.from_approx"
+    )
 
 
 def _softplus(x: np.ndarray) -> np.ndarray:

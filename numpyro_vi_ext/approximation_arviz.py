@@ -1,0 +1,245 @@
+"""What all approximations give to ArviZ: draws, predictions, log likelihoods, a summary."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from numpyro_vi_ext import grouping, io_arviz, predict
+from numpyro_vi_ext.approximation_draws import ApproximationDraws, as_block
+from numpyro_vi_ext.checks import as_count
+from numpyro_vi_ext.io_arviz import Groups
+from numpyro_vi_ext.model import as_model
+from numpyro_vi_ext.seeds import Seed, as_key
+
+Names = Mapping[str, Sequence[str | None]]
+
+
+class Approximation(ApproximationDraws):
+    """A distribution q over the latent sites of a model: a value, never changed by later fits.
+
+    Everything "flat" is a vector over the unconstrained space, sites in trace order
+    (see `ordering`).
+    """
+
+    def sample(
+        self,
+        draws: int = 500,
+        *,
+        random_seed: Seed = None,
+        return_inferencedata: bool = True,
+        include_transformed: bool = False,
+        coords: Mapping[str, Any] | None = None,
+        dims: Names | None = None,
+    ) -> Any:
+        """Draw from q, ready for ArviZ.
+
+        Parameters
+        ----------
+        draws, random_seed
+            As in `sample_dict`.
+        return_inferencedata : bool
+            False returns a dict of NumPy arrays of shape ``(draws, *site shape)``.
+        include_transformed : bool
+            Whether to add the unconstrained values, as ``<site>__unconstrained``.
+        coords, dims : dict, optional
+            Dimension -> labels, and site -> names of its dimensions, as ArviZ takes them.
+            Dimensions are otherwise named after the model's plates.
+
+        Returns
+        -------
+        InferenceData, DataTree or dict
+            What the installed ArviZ works with: group ``posterior`` with one chain,
+            ``observed_data``, ``constant_data`` (the model's data arguments), and ``fit_stats``
+            with the losses (variable ``loss``, dimension ``step``). In a DataTree, a slash in a
+            name becomes a dot. How the fit came about stands in the attributes.
+
+        Raises
+        ------
+        ValueError
+            If `coords` or `dims` do not fit the shapes.
+        """
+        given = [name for name, x in (("coords", coords), ("dims", dims)) if x is not None]
+        if given and not return_inferencedata:
+            raise TypeError(f"{given} cannot be applied with return_inferencedata=False")
+        draws, key = as_count(draws, "draws", 0), as_key(random_seed)
+        values = grouping.posterior(self, draws, key, include_transformed)
+        if not return_inferencedata:
+            return {name: np.asarray(value) for name, value in values.items()}
+        groups = Groups(coords, dims)
+        grouping.add_posterior(groups, self, values)
+        return groups.assemble(grouping.attributes(self))
+
+    def to_arviz(
+        self,
+        draws: int = 500,
+        *,
+        random_seed: Seed = None,
+        posterior_predictive: bool = True,
+        predictions: Mapping[str, Any] | None = None,
+        log_likelihood: bool = False,
+        prior: bool = False,
+        include_transformed: bool = False,
+        coords: Mapping[str, Any] | None = None,
+        dims: Names | None = None,
+    ) -> Any:
+        """All groups that ArviZ knows, of the same draws from q.
+
+        Parameters
+        ----------
+        draws, random_seed, include_transformed, coords, dims
+            As in `sample`.
+        posterior_predictive : bool
+            Whether to draw the observed sites for the original data. As many numbers as there are
+            draws times data: False, or `sample`, where that is too many.
+        predictions : dict, optional
+            Replacements for which to draw the observed sites, as in `sample_posterior_predictive`;
+            group ``predictions``, with the new data in ``predictions_constant_data``.
+        log_likelihood : bool
+            Whether to add the log likelihood of each datum, which ``az.loo`` and ``az.compare``
+            need: on the full data, and never scaled.
+        prior : bool
+            Whether to add as many draws from the prior, in groups ``prior`` and
+            ``prior_predictive``.
+
+        Returns
+        -------
+        InferenceData or DataTree
+            The groups of `sample`, and those asked for.
+
+        Raises
+        ------
+        ValueError, KeyError
+            As `sample` and `sample_posterior_predictive`.
+        """
+        draws, key = as_count(draws, "draws", 0), as_key(random_seed)
+        groups = Groups(coords, dims)
+        values = grouping.posterior(self, draws, key, include_transformed)
+        grouping.add_posterior(groups, self, values)
+        if posterior_predictive:
+            grouping.add_predictive(groups, self, self.model, {}, key, draws)
+        if predictions is not None:
+            elsewhere = self.replaced(self.model, predictions)
+            grouping.add_predictive(groups, self, *elsewhere, key, draws, "predictions")
+        if log_likelihood:
+            grouping.add_log_likelihood(groups, self, key, draws)
+        if prior:
+            grouping.add_prior(groups, self, key, draws)
+        return groups.assemble(grouping.attributes(self))
+
+    def sample_posterior_predictive(
+        self,
+        draws: int = 500,
+        *,
+        model_args: Any = None,
+        model_kwargs: dict[str, Any] | None = None,
+        more_replacements: Mapping[str, Any] | None = None,
+        random_seed: Seed = None,
+        return_inferencedata: bool = True,
+        block_size: int | None = None,
+    ) -> Any:
+        """Draw the observed sites, for the original data or for new ones.
+
+        Observed sites are drawn whether or not they have data; if they have, the data are set
+        aside. Subsampled plates run over all their rows.
+
+        Parameters
+        ----------
+        draws, random_seed
+            As in `sample_dict`; with the same seed, the draws of the latent sites are the same.
+        model_args, model_kwargs : tuple, dict
+            What to call the model with instead: the whole call, as for NumPyro's ``Predictive``.
+        more_replacements : dict, optional
+            Model argument -> value, or latent site -> value, as in `sample_node`.
+        return_inferencedata : bool
+            False returns a dict of NumPy arrays of shape ``(draws, *site shape)``.
+        block_size : int, optional
+            As in `sample_node`.
+
+        Returns
+        -------
+        InferenceData, DataTree or dict
+            Group ``posterior_predictive`` beside ``observed_data`` and ``constant_data``; if an
+            argument has a new value, group ``predictions`` beside ``predictions_constant_data``.
+            Both have the deterministic sites as well.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If a replacement, or the model's arguments, are wrong; and if a latent site would have
+            another shape at the new arguments.
+
+        Warns
+        -----
+        UserWarning
+            If arguments are new, but the model closes over the data of an observed site.
+
+        Examples
+        --------
+        >>> import jax.numpy as jnp, numpyro, numpyro.distributions as dist
+        >>> import numpyro_vi_ext as vi
+        >>> def model(x, y=None):
+        ...     w = numpyro.sample("w", dist.Normal(0, 1))
+        ...     numpyro.sample("y", dist.Normal(w * x, 1), obs=y)
+        >>> x, y = jnp.arange(3.0), jnp.array([0.1, 0.9, 2.1])
+        >>> approx = vi.fit(model, model_args=(x, y), random_seed=0, progressbar=False)
+        >>> new = approx.sample_posterior_predictive(1000, more_replacements={"x": jnp.ones(5)})
+        >>> new["predictions"]["y"].shape
+        (1, 1000, 5)
+        """
+        draws, key = as_count(draws, "draws", 0), as_key(random_seed)
+        block_size, model = as_block(block_size), self.model
+        if model_args is not None or model_kwargs is not None:
+            model = as_model(model.fn, model_args or (), model_kwargs)
+        elsewhere, groups = self.replaced(model, more_replacements), Groups()
+        is_new = predict.is_new(self.model, elsewhere[0])
+        group = "predictions" if is_new else "posterior_predictive"
+        values = grouping.add_predictive(groups, self, *elsewhere, key, draws, group, block_size)
+        if not return_inferencedata:
+            return {name: np.asarray(value) for name, value in values.items()}
+        if not is_new:
+            grouping.add_data(groups, self)
+        return groups.assemble(grouping.attributes(self))
+
+    def summary(
+        self,
+        draws: int = 4000,
+        *,
+        quantiles: Sequence[float] = (0.05, 0.5, 0.95),
+        var_names: Sequence[str] | None = None,
+        random_seed: Seed = None,
+    ) -> Any:
+        """Mean, standard deviation and quantiles of each site, in the model's space.
+
+        Computed from draws, so that they are right for constrained sites as well. There are no
+        r-hat and no effective sample size: draws from q are independent by construction, and say
+        nothing about how near q is to the posterior.
+
+        Parameters
+        ----------
+        draws, random_seed
+            As in `sample_dict`.
+        quantiles : sequence of float
+            Each between 0 and 1.
+        var_names : list of str, optional
+            Latent and deterministic sites to show; all by default.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row per number, labelled as ArviZ does. ``columns.name`` says what the numbers are,
+            ``attrs`` how the fit came about.
+
+        Raises
+        ------
+        KeyError
+            Unknown site.
+        ValueError
+            If `draws` is less than 2, or a quantile outside of [0, 1].
+        """
+        draws, key = as_count(draws, "draws", 2), as_key(random_seed)
+        values = grouping.posterior(self, draws, key)
+        table = io_arviz.summarise(values, self.target.layout.dims, quantiles, var_names)
+        table.columns.name = f"{type(self).__name__} (VI), {draws:,d} draws"
+        table.attrs.update(grouping.attributes(self))
+        return table

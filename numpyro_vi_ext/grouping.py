@@ -1,0 +1,104 @@
+"""An approximation's draws, data and facts, put into the groups that ArviZ knows."""
+
+from importlib.metadata import version
+from typing import Any
+
+import jax
+
+from numpyro_vi_ext import evaluate, io_arviz, predict
+from numpyro_vi_ext.approximation_draws import ApproximationDraws
+from numpyro_vi_ext.io_arviz import Groups
+from numpyro_vi_ext.model import Model
+
+Array = jax.Array
+Values = dict[str, Array]
+
+
+def posterior(
+    approx: ApproximationDraws, draws: int, key: Array, include_transformed: bool = False
+) -> Values:
+    """Draws of latent and deterministic sites, and of the unconstrained values if asked for."""
+    values = evaluate.draw_many(approx.target, approx.point, key, draws)
+    if include_transformed:
+        z = evaluate.draw_unconstrained(approx.point, key, draws)
+        split = approx.target.layout.split(z).items()
+        values |= {name + io_arviz.UNCONSTRAINED: value for name, value in split}
+    return values
+
+
+def add_posterior(groups: Groups, approx: ApproximationDraws, values: Values) -> None:
+    """Add these draws, the data, and the losses."""
+    layout = approx.target.layout
+    axes = {**layout.dims, **io_arviz.unconstrained_axes(layout)}
+    groups.add_draws("posterior", values, axes)
+    add_data(groups, approx)
+    groups.add_losses(approx.hist)
+
+
+def add_data(groups: Groups, approx: ApproximationDraws) -> None:
+    """Add the data of observed sites, and the other data arguments of the model."""
+    observed = evaluate.observed_values(approx.target, approx.point)
+    groups.add_data("observed_data", observed, approx.target.layout.dims)
+    data = io_arviz.constant_data(approx.model.named_data, observed)
+    groups.add_data("constant_data", data)
+
+
+def add_predictive(
+    groups: Groups,
+    approx: ApproximationDraws,
+    model: Model,
+    latents: Values,
+    key: Array,
+    draws: int,
+    group: str = "posterior_predictive",
+    block_size: int | None = None,
+) -> Values:
+    """Add draws of what the model would produce at its arguments, and return them.
+
+    `latents` has values that stand in for those of q. In group ``predictions`` the new data are
+    added, too.
+    """
+    where = approx.elsewhere(model, latents, "predict")
+    values = predict.predict(approx.target, approx.point, where, key, draws, block_size)
+    groups.add_draws(group, values, where.again.rerun.dims)
+    if group == "predictions":
+        observed = evaluate.observed_values(approx.target, approx.point)
+        predict.warn_of_closed_over_data(approx.model, approx.target, observed)
+        data = io_arviz.constant_data(model.named_data, observed)
+        groups.add_data("predictions_constant_data", data)
+    return values
+
+
+def add_log_likelihood(groups: Groups, approx: ApproximationDraws, key: Array, draws: int) -> None:
+    """Add the log likelihood of each datum at the draws that `posterior` has with this key."""
+    where = approx.elsewhere(approx.model, {}, "weigh")
+    values = predict.log_likelihood(approx.target, approx.point, where, key, draws)
+    groups.add_draws("log_likelihood", values, where.again.rerun.dims)
+
+
+def add_prior(groups: Groups, approx: ApproximationDraws, key: Array, draws: int) -> None:
+    """Add draws from the prior, and of the observed sites under it."""
+    where = approx.elsewhere(approx.model, {}, "predict", prior=True)
+    values = predict.predict_prior(approx.target, approx.point, where, key, draws)
+    observed, axes = approx.target.layout.observed, where.again.rerun.dims
+    of_data = {name: value for name, value in values.items() if name in observed}
+    others = {name: value for name, value in values.items() if name not in observed}
+    groups.add_draws("prior", others, axes)
+    groups.add_draws("prior_predictive", of_data, axes)
+
+
+def attributes(approx: ApproximationDraws) -> dict[str, Any]:
+    """How the fit came about, in values that a file can hold."""
+    facts = approx.facts
+    return {
+        "inference_library": "numpyro_vi_ext",
+        "inference_library_version": version("numpyro-vi-ext"),
+        "numpyro_version": version("numpyro"),
+        "jax_version": version("jax"),
+        "approximation": type(approx).__name__,
+        "method": facts.method,
+        "status": facts.status,
+        "message": facts.message,
+        "steps": facts.step,
+        "random_seed": facts.seed,
+    }
