@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from numpyro_vi_ext.families.base import DensityFamily
 from numpyro_vi_ext.objectives import Density, Elbo
 
 Array = jax.Array
@@ -16,7 +15,7 @@ Array = jax.Array
 class Point(NamedTuple):
     """What a fit moves: the approximation and the model's own params."""
 
-    q: DensityFamily
+    q: Any  # a Family; one with a density where the objective asks for it
     theta: Array  # (p,) unconstrained values of the numpyro.param sites
 
 

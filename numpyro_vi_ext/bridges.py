@@ -13,7 +13,7 @@ from numpyro import handlers
 from numpyro.infer import NUTS
 
 from numpyro_vi_ext.algorithm import Point
-from numpyro_vi_ext.approximation_base import ApproximationBase
+from numpyro_vi_ext.approximation.base import ApproximationBase
 from numpyro_vi_ext.checks import as_count
 from numpyro_vi_ext.model import Target
 from numpyro_vi_ext.seeds import Seed, as_key
@@ -34,7 +34,7 @@ def make_guide(target: Target, point: Point) -> Callable[..., None]:
 
     def guide(*args: Any, **kwargs: Any) -> None:
         del args, kwargs
-        z = numpyro.sample(_LATENT, _Flat(point.q), infer={"is_auxiliary": True})
+        z: Any = numpyro.sample(_LATENT, _Flat(point.q), infer={"is_auxiliary": True})
         found = target.evaluate(z, point.theta, jax.random.key(0))
         for site in target.layout.latents:
             value = found.values[site.name]
@@ -48,7 +48,7 @@ def make_guide(target: Target, point: Point) -> Callable[..., None]:
 class _Flat(dist.Distribution):
     """A family as a NumPyro distribution of flat vectors."""
 
-    support = dist.constraints.real_vector
+    support: Any = dist.constraints.real_vector
 
     def __init__(self, q: Any) -> None:
         self._q = q

@@ -5,7 +5,7 @@ import functools
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from numpyro_vi_ext.arguments import Arguments
 from numpyro_vi_ext.identity import Fingerprint, Unknown, fingerprint, package_of
 from numpyro_vi_ext.layout import Layout
-from numpyro_vi_ext.tracing import Evaluation, Program, Recorded
+from numpyro_vi_ext.tracing import Evaluation, Program
 
 Array = jax.Array
 Inputs = tuple[tuple[Array, ...], tuple[Array, ...]]  # argument data, closed-over arrays
@@ -116,16 +116,9 @@ class Surroundings:
         }
 
 
-class Traced(Protocol):
-    """A model that was run once when made; it is run for the second time when first evaluated."""
-
-    @property
-    def evaluate(self) -> Recorded:
-        """The recorded second run."""
-        ...
-
-
-Maker = Callable[[Callable[..., Any], Callable[..., Any], tuple[Array, ...]], Traced]
+# (fn, rebuild, data) -> a model that was run once, and runs for the second time when its property
+# `evaluate` is first read
+Maker = Callable[[Callable[..., Any], Callable[..., Any], tuple[Array, ...]], Any]
 
 
 class _Entry(NamedTuple):
@@ -157,7 +150,7 @@ def find_traced(
     arguments : Arguments
         What it is called with.
     make : callable
-        ``(fn, rebuild, data) -> Traced``.
+        ``(fn, rebuild, data)`` -> a `Program`, or something like it.
     kind : tuple
         Tells what different makers make apart.
     """
@@ -185,7 +178,7 @@ def find_traced(
 
 def _trace(
     fn: Callable[..., Any], arguments: Arguments, make: Maker, look: Callable[[], Fingerprint]
-) -> tuple[Arguments, Traced, Fingerprint]:
+) -> tuple[Arguments, Any, Fingerprint]:
     """Trace with as many data as inputs as the model allows.
 
     A model that fails on an input, because it asks for its value or for something that only the
@@ -193,7 +186,7 @@ def _trace(
     between its two runs.
     """
 
-    def attempt(fixed: frozenset[int]) -> tuple[Arguments, Traced, Fingerprint]:
+    def attempt(fixed: frozenset[int]) -> tuple[Arguments, Any, Fingerprint]:
         bound = arguments.with_fixed(fixed)
         traced = make(fn, bound.rebuilder(), bound.data)
         between = look()

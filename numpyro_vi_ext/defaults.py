@@ -1,4 +1,4 @@
-"""The optimizer used when the user names none."""
+"""The optimizer of a fit: the user's, or the one that is used when the user names none."""
 
 import functools
 from typing import Any, NamedTuple
@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+
+from numpyro_vi_ext.checks import as_number
+from numpyro_vi_ext.optimizers import as_transformation, total_norm_constraint
 
 AVERAGING_DEGREE = 8.0
 
@@ -27,6 +30,28 @@ def gaussian_default() -> optax.GradientTransformation:
     so that a fit can be continued. Meant for averaged iterates (`AVERAGING_DEGREE`).
     """
     return optax.chain(optax.scale_by_adam(b1=0.9, b2=0.99), _scale_by_role())
+
+
+def choose_optimizer(obj_optimizer: Any, max_norm: Any) -> tuple[Any, float | None]:
+    """The transformation, and the degree of averaging that goes with it.
+
+    Parameters
+    ----------
+    obj_optimizer : transformation, factory or None
+        The user's; None is the default.
+    max_norm : float or None
+        Upper bound on the norm of the gradient.
+    """
+    if obj_optimizer is None:
+        optimizer, averaging = gaussian_default(), AVERAGING_DEGREE
+    else:
+        optimizer, averaging = as_transformation(obj_optimizer), None
+    if max_norm is None:
+        return optimizer, averaging
+    max_norm = as_number(max_norm, "total_grad_norm_constraint", 0)
+    if max_norm == 0:
+        raise ValueError("total_grad_norm_constraint must be greater than 0, got 0")
+    return _constrained(max_norm, optimizer), averaging
 
 
 def _scale_by_role() -> optax.GradientTransformation:
@@ -56,3 +81,8 @@ def _matrix_factor(x: jax.Array) -> float:
     inverse explodes, and the fit ends 46 standard deviations off; with this factor, 0.01 off.
     """
     return 50 / max(50, x.shape[0]) if x.ndim == 2 else 1.0
+
+
+@functools.lru_cache(maxsize=64)  # one object per pair, for it is part of the key of compiled steps
+def _constrained(max_norm: float, optimizer: optax.GradientTransformation) -> Any:
+    return optax.chain(total_norm_constraint(max_norm), optimizer)

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from numpyro_vi_ext.approximation import Approximation
+from numpyro_vi_ext.approximation.results import Approximation
 from numpyro_vi_ext.chunk import NEVER
 from numpyro_vi_ext.errors import NonFiniteError
 from numpyro_vi_ext.training import Run

@@ -148,18 +148,22 @@ def _numbers(one: Callable[[Any], Any], example: Any) -> int:
     """Numbers in the results of one call, and in the largest array on the way to them."""
     closed = jax.make_jaxpr(one)(example)
     needed, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
-    return max(1, sum(math.prod(v.aval.shape) for v in needed.outvars) + _largest(needed))
+    return max(1, sum(map(_size, needed.outvars)) + _largest(needed))
 
 
-def _largest(jaxpr: Jaxpr) -> int:
+def _largest(jaxpr: Any) -> int:
     """Size of the largest array computed in a JAX program, at any depth."""
     sizes = [0]
     for eqn in jaxpr.eqns:
-        sizes += [math.prod(getattr(v.aval, "shape", ())) for v in eqn.outvars]
+        sizes += map(_size, eqn.outvars)
         for part in jax.tree.leaves(eqn.params, is_leaf=lambda x: isinstance(x, ClosedJaxpr)):
             if isinstance(part, ClosedJaxpr | Jaxpr):
                 sizes.append(_largest(getattr(part, "jaxpr", part)))
     return max(sizes)
+
+
+def _size(var: Any) -> int:
+    return math.prod(getattr(var.aval, "shape", ()))
 
 
 def _in_order(target: Target, values: dict[str, Array]) -> dict[str, Array]:

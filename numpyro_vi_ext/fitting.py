@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from numpyro_vi_ext.approximation import Approximation
+from numpyro_vi_ext.approximation.results import Approximation
 from numpyro_vi_ext.inference import ADVI, FullRankADVI, Inference
 from numpyro_vi_ext.seeds import Seed
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from numpyro_vi_ext import evaluate, io_arviz, predict
-from numpyro_vi_ext.approximation_draws import ApproximationDraws
+from numpyro_vi_ext.approximation.draws import ApproximationDraws
 from numpyro_vi_ext.io_arviz import Groups
 from numpyro_vi_ext.model import Model
 

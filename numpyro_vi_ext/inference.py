@@ -2,30 +2,23 @@
 
 import abc
 import dataclasses
-import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from numpyro_vi_ext.algorithm import Algorithm, Point
-from numpyro_vi_ext.approximation import (
-    Approximation,
-    DensityApproximation,
-    Facts,
-    FullRank,
-    MeanField,
-)
+from numpyro_vi_ext.approximation.base import Facts
+from numpyro_vi_ext.approximation.gaussian import DensityApproximation, FullRank, MeanField
+from numpyro_vi_ext.approximation.results import Approximation
 from numpyro_vi_ext.checks import as_count, as_number
 from numpyro_vi_ext.chunk import chunk_for
-from numpyro_vi_ext.defaults import AVERAGING_DEGREE, gaussian_default
+from numpyro_vi_ext.defaults import choose_optimizer
 from numpyro_vi_ext.diagnostics import explain_non_finite
 from numpyro_vi_ext.dispatch import Callbacks
 from numpyro_vi_ext.objectives import Elbo
-from numpyro_vi_ext.optimizers import as_transformation, total_norm_constraint
 from numpyro_vi_ext.seeds import Seed, as_key, describe_key
 from numpyro_vi_ext.training import MOST_STEPS, Run, train
 
@@ -86,7 +79,9 @@ class Inference(abc.ABC):
         self._check_idle()
         n = _as_steps(n, 0)
         objective = dataclasses.replace(self._objective, n_mc=as_count(obj_n_mc, "obj_n_mc", 1))
-        algorithm = Algorithm(objective, *_optimizer(obj_optimizer, total_grad_norm_constraint))
+        algorithm = Algorithm(
+            objective, *choose_optimizer(obj_optimizer, total_grad_norm_constraint)
+        )
         checked = Callbacks(() if callbacks is None else callbacks)
         if not isinstance(more_replacements, Mapping | None):
             got = type(more_replacements).__name__
@@ -284,22 +279,3 @@ def _as_steps(n: Any, done: int) -> int:
             f"has at most {MOST_STEPS:,d} steps; call .fit again for more"
         )
     return n
-
-
-def _optimizer(obj_optimizer: Any, max_norm: Any) -> tuple[Any, float | None]:
-    """The transformation, and the degree of averaging that goes with it."""
-    if obj_optimizer is None:
-        optimizer, averaging = gaussian_default(), AVERAGING_DEGREE
-    else:
-        optimizer, averaging = as_transformation(obj_optimizer), None
-    if max_norm is None:
-        return optimizer, averaging
-    max_norm = as_number(max_norm, "total_grad_norm_constraint", 0)
-    if max_norm == 0:
-        raise ValueError("total_grad_norm_constraint must be greater than 0, got 0")
-    return _constrained(max_norm, optimizer), averaging
-
-
-@functools.lru_cache(maxsize=64)  # one object per pair, for it is part of the key of compiled steps
-def _constrained(max_norm: float, optimizer: optax.GradientTransformation) -> Any:
-    return optax.chain(total_norm_constraint(max_norm), optimizer)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from numpyro_vi_ext.approximation import Approximation
+from numpyro_vi_ext.approximation.results import Approximation
 from numpyro_vi_ext.callbacks import Tracker
 from numpyro_vi_ext.checks import as_count
 

@@ -74,7 +74,8 @@ def predict_prior(
     Parameters as for `predict`; the rerun is given no latent site.
     """
     rerun = elsewhere.again.rerun
-    params = target.evaluate(point.q.mean(), point.theta, key).params
+    z = jnp.asarray(point.q.mean())
+    params = target.evaluate(z, point.theta, key).params
     values = _prior(rerun, draws)(elsewhere.again.inputs, params, key)
     return {name: values[name] for name in rerun.dims if name in values}
 

@@ -51,7 +51,7 @@ class Saved(NamedTuple):
             If it does not belong to such a model.
         """
         check_sites(self.header["sites"], layout)
-        dtype = jnp.result_type(float)
+        dtype, q = jnp.result_type(float), None
         try:
             q = family(**{k: jnp.asarray(v, dtype) for k, v in self.params.items()})
             fits = q.mean().shape == q.std().shape == (layout.ndim,)

@@ -34,9 +34,7 @@ LAYERS = (
     {"checkpoint", "chunk", "dispatch", "history", "training"},
     {
         "approximation",
-        "approximation_arviz",
-        "approximation_base",
-        "approximation_draws",
+        "approximation.*",
         "bridges",
         "callbacks",
         "diagnostics",

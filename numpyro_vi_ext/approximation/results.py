@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from numpyro_vi_ext import grouping, io_arviz, predict
-from numpyro_vi_ext.approximation_draws import ApproximationDraws, as_block
+from numpyro_vi_ext.approximation.draws import ApproximationDraws, as_block
 from numpyro_vi_ext.checks import as_count
 from numpyro_vi_ext.io_arviz import Groups
 from numpyro_vi_ext.model import as_model
@@ -243,3 +243,16 @@ class Approximation(ApproximationDraws):
         table.columns.name = f"{type(self).__name__} (VI), {draws:,d} draws"
         table.attrs.update(grouping.attributes(self))
         return table
+
+
+def sample_approx(approx: Approximation, draws: int = 100, **options: Any) -> Any:
+    """Draw from an approximation: the same as ``approx.sample(draws, **options)``."""
+    return approx.sample(draws, **options)
+
+
+def check_approx(approx: Any, what: str) -> None:
+    """Check what a warm start starts from."""
+    if not isinstance(approx, Approximation):
+        raise TypeError(
+            f"{what}.from_approx starts from an Approximation, got {type(approx).__name__}"
+        )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_vi_ext import bridges, evaluate, nodes
-from numpyro_vi_ext.approximation_base import ApproximationBase
+from numpyro_vi_ext.approximation.base import ApproximationBase
 from numpyro_vi_ext.checks import as_count
 from numpyro_vi_ext.evaluate import Elsewhere
 from numpyro_vi_ext.families.empirical import Histogram

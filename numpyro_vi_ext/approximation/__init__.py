@@ -1,0 +1,1 @@
+"""What a fit returns: a distribution bound to its model, and all it can be asked for."""
