@@ -1,5 +1,6 @@
 """An approximation's draws, data and facts, put into the groups that ArviZ knows."""
 
+import functools
 from importlib.metadata import version
 from typing import Any
 
@@ -91,14 +92,21 @@ def attributes(approx: ApproximationDraws) -> dict[str, Any]:
     """How the fit came about, in values that a file can hold."""
     facts = approx.facts
     return {
-        "inference_library": "numpyro_vi_ext",
-        "inference_library_version": version("numpyro-vi-ext"),
-        "numpyro_version": version("numpyro"),
-        "jax_version": version("jax"),
+        **_libraries(),
         "approximation": type(approx).__name__,
         "method": facts.method,
         "status": facts.status,
         "message": facts.message,
         "steps": facts.step,
         "random_seed": facts.seed,
+    }
+
+
+@functools.cache
+def _libraries() -> dict[str, str]:
+    return {
+        "inference_library": "numpyro_vi_ext",
+        "inference_library_version": version("numpyro-vi-ext"),
+        "numpyro_version": version("numpyro"),
+        "jax_version": version("jax"),
     }

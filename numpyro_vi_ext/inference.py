@@ -29,6 +29,7 @@ class Inference(abc.ABC):
     _approx: Approximation
     _objective: Elbo
     _key: jax.Array
+    _seed: int | str  # what makes the key
     _run: Run | None
     _past: tuple[np.ndarray, ...]  # losses of the fits before the present one
     _callbacks: Callbacks
@@ -40,6 +41,7 @@ class Inference(abc.ABC):
     def _begin(self, approx: Approximation, objective: Elbo, random_seed: Seed) -> None:
         self._approx, self._objective = approx, objective
         self._key, self._run, self._past = as_key(random_seed), None, ()
+        self._seed = describe_key(self._key)
         self._callbacks = Callbacks(())
 
     def __repr__(self) -> str:
@@ -166,8 +168,8 @@ class Inference(abc.ABC):
         losses: np.ndarray | None,
     ) -> Approximation:
         past = self._past if losses is None else (*self._past, losses)
-        method, seed = type(self).__name__, describe_key(self._key)
-        return approx.at(point, Facts(past, status, message, step, method, seed))
+        method = type(self).__name__
+        return approx.at(point, Facts(past, status, message, step, method, self._seed))
 
     def _losses(self) -> tuple[np.ndarray, ...]:
         return self._past if self._run is None else (*self._past, self._run.history.view())
@@ -223,7 +225,8 @@ class KLqp(Inference):
     Parameters
     ----------
     approx : Approximation
-        For example ``MeanField(model)``, or the result of a fit. It is not changed.
+        For example ``MeanField(model)``, the result of a fit, or ``FullRank.from_approx`` of
+        another one. It is not changed, and must have a density.
     beta : float
         Weight of the Kullback-Leibler part, not negative.
     random_seed : int, JAX key or None
@@ -232,7 +235,7 @@ class KLqp(Inference):
     Raises
     ------
     TypeError
-        If `approx` is not an Approximation or `beta` not a number.
+        If `approx` is not an approximation with a density, or `beta` not a number.
     ValueError
         If `beta` is negative or not finite.
 
@@ -252,8 +255,8 @@ class KLqp(Inference):
     ) -> None:
         if not isinstance(approx, DensityApproximation):
             raise TypeError(
-                "KLqp fits an Approximation with a density such as MeanField(model), got "
-                f"{type(approx).__name__}"
+                "KLqp fits an approximation with a density, such as MeanField(model) or "
+                f"FullRank.from_approx(...), got {type(approx).__name__}"
             )
         self._begin(approx, Elbo(beta=as_number(beta, "beta", 0)), random_seed)
 

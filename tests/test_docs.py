@@ -72,6 +72,15 @@ def code_of(page):
     return "\n".join(blocks)
 
 
+def test_code_of_the_page_on_using_a_fit_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(quick(code_of("using-a-fit.md")), names)
+    assert names["approx"].steps == 200
+    assert names["mcmc"].get_samples()["w"].shape == (2000, 2)
+    assert (tmp_path / "fit.npz").exists()
+
+
 def quick(code):
     """Fewer steps, and only the plotting function that the installed ArviZ has."""
     code = re.sub(r"(\d+_000)\b", "200", code).replace("random_seed=1", "n=200, random_seed=1")

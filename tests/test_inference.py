@@ -216,7 +216,7 @@ def test_inference_itself_is_abstract():
         (
             {"approx": model},
             TypeError,
-            r"an Approximation such as MeanField\(model\), got function",
+            r"an approximation with a density, such as MeanField\(model\) .*, got function",
         ),
     ],
 )
