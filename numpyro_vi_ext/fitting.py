@@ -8,7 +8,7 @@ from numpyro_vi_ext.approximation.results import Approximation
 from numpyro_vi_ext.inference import ADVI, FullRankADVI, Inference
 from numpyro_vi_ext.seeds import Seed
 
-METHODS: dict[str, type[Inference]] = {"advi": ADVI, "fullrank_advi": FullRankADVI}
+METHODS: dict[str, type[Inference]] = {kind.method: kind for kind in (ADVI, FullRankADVI)}
 
 
 def fit(

@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -26,6 +26,7 @@ from numpyro_vi_ext.training import MOST_STEPS, Run, train
 class Inference(abc.ABC):
     """An approximation being fitted; can be fitted, and continued, any number of times."""
 
+    method: ClassVar[str]  # its name in `fit`, and among the facts of an approximation
     _approx: Approximation
     _objective: Elbo
     _key: jax.Array
@@ -168,8 +169,8 @@ class Inference(abc.ABC):
         losses: np.ndarray | None,
     ) -> Approximation:
         past = self._past if losses is None else (*self._past, losses)
-        method = type(self).__name__
-        return approx.at(point, Facts(past, status, message, step, method, self._seed))
+        facts = Facts(past, status, message, step, self.method, self._seed)
+        return approx.at(point, facts)
 
     def _losses(self) -> tuple[np.ndarray, ...]:
         return self._past if self._run is None else (*self._past, self._run.history.view())
@@ -192,6 +193,8 @@ class ADVI(Inference):
     array([3.], dtype=float32)
     """
 
+    method = "advi"
+
     def __init__(self, model: Any, **options: Any) -> None:
         self._begin(*_gaussian_start(MeanField, model, options))
 
@@ -211,6 +214,8 @@ class FullRankADVI(Inference):
     >>> print(f"{advi.fit(progressbar=False).cov[0, 1]:.2f}")
     0.80
     """
+
+    method = "fullrank_advi"
 
     def __init__(self, model: Any, **options: Any) -> None:
         self._begin(*_gaussian_start(FullRank, model, options))
@@ -249,6 +254,8 @@ class KLqp(Inference):
     >>> print(f"{flat.fit(progressbar=False).std[0]:.3f}")
     0.447
     """
+
+    method = "klqp"
 
     def __init__(
         self, approx: Approximation, beta: float = 1.0, *, random_seed: Seed = None

@@ -25,7 +25,7 @@ class Facts(NamedTuple):
     status: str = "initialized"
     message: str = ""
     step: int = 0  # of the last fit
-    method: str = ""  # name of the inference class
+    method: str = ""  # as `fit` calls it
     seed: int | str = ""  # of the inference
 
 

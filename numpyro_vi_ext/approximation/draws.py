@@ -155,6 +155,8 @@ class ApproximationDraws(ApproximationBase):
 
     def _where(self, replacements: Mapping[str, Any] | None) -> Elsewhere | None:
         """Where a node is evaluated; None where the model was fitted."""
+        if replacements is None:
+            return None
         found = self.replaced(self.model, replacements)
         return self.elsewhere(*found) if replacements else None
 
