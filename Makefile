@@ -109,4 +109,4 @@ clean:
 	find . -name '.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf .venv .venv-floor .venv-3.12 .venv-3.13
+	rm -rf .venv .venv-floor .venv-peers .venv-3.12 .venv-3.13

@@ -65,6 +65,35 @@ def test_quickstart(tmp_path):
     assert float(nuts[2]) == pytest.approx(0.335, abs=0.06)
 
 
+def moments_of(text, node):
+    """Means and standard deviations of NUTS, ADVI and exact, in a line of the example's table."""
+    numbers = r"\s+".join([r"(-?\d\.\d+) \+-\s*(\d\.\d+)"] * 3)
+    found = re.search(rf"^{re.escape(node)}\s+{numbers}$", text, re.MULTILINE)
+    return [float(x) for x in found.groups()]
+
+
+def test_trace_to_empirical_with_few_steps(tmp_path):
+    text = run("trace_to_empirical.py", tmp_path, "--quick")
+    check_pictures(tmp_path, text, {"trace_to_empirical.png"})
+    assert "Empirical(sites=[x], ndim=1, rows=1600, status='finished')" in text
+    draws = re.findall(r"(?:one draw of x\*\*2|another): +(\d\.\d+)", text)
+    assert len(set(draws)) == 2
+
+
+@pytest.mark.slow
+def test_trace_to_empirical(tmp_path):
+    text = run("trace_to_empirical.py", tmp_path)
+    check_pictures(tmp_path, text, {"trace_to_empirical.png"})
+    for node, mean, sd in (("x**2", 0.228, 0.114), ("sin(x)", 0.323, 0.321)):
+        nuts_mean, nuts_sd, _, _, *exact = moments_of(text, node)
+        assert exact == pytest.approx([mean, sd], abs=0.001)
+        assert nuts_mean == pytest.approx(mean, abs=0.05)  # its chains change modes rarely
+        assert nuts_sd == pytest.approx(sd, abs=0.02)
+    _, _, advi_mean, advi_sd, *_ = moments_of(text, "x**2")
+    # one mode: x ~ N(0.5, 0.1), so x**2 has mean 0.26 and variance 2 0.1**4 + 4 0.5**2 0.1**2
+    assert [advi_mean, advi_sd] == pytest.approx([0.26, 0.101], abs=0.005)
+
+
 @pytest.mark.slow
 def test_real_data(tmp_path):
     text = run("real_data.py", tmp_path)
