@@ -1,6 +1,7 @@
 """From an approximation to NumPyro's own tools: a guide, and a warm start for NUTS."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,12 +12,16 @@ import numpyro
 from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.infer import NUTS
+from numpyro.infer.hmc_util import euclidean_kinetic_energy
 
 from numpyro_vi_ext.algorithm import Point
 from numpyro_vi_ext.approximation.base import ApproximationBase
 from numpyro_vi_ext.checks import as_count
+from numpyro_vi_ext.families.base import DensityFamily
+from numpyro_vi_ext.families.gaussian import cholesky
 from numpyro_vi_ext.model import Target
 from numpyro_vi_ext.seeds import Seed, as_key
+from numpyro_vi_ext.tracing import Program, Values
 
 Array = jax.Array
 
@@ -29,8 +34,10 @@ def make_guide(target: Target, point: Point) -> Callable[..., None]:
 
     The flat vector is an auxiliary site; the latent sites follow from it, each a Delta whose
     log density is that of the transform, so that the log densities of all sites of a trace add
-    up to log q in the model's space.
+    up to log q in the model's space. Only these sums mean something: that of a site with a batch
+    shape is spread evenly over the batch.
     """
+    event_dims = _event_dims(target.program)
 
     def guide(*args: Any, **kwargs: Any) -> None:
         del args, kwargs
@@ -38,17 +45,42 @@ def make_guide(target: Target, point: Point) -> Callable[..., None]:
         found = target.evaluate(z, point.theta, jax.random.key(0))
         for site in target.layout.latents:
             value = found.values[site.name]
-            log_det = found.site_log_prob.get(f"_{site.name}_log_det", jnp.zeros(()))
-            delta = dist.Delta(value, log_density=-log_det, event_dim=value.ndim)
-            numpyro.sample(site.name, delta)
+            batch = value.shape[: value.ndim - event_dims[site.name]]
+            log_det = _log_det(site.name, found.site_log_prob)
+            density = jnp.broadcast_to(-log_det / max(1, math.prod(batch)), batch)
+            numpyro.sample(site.name, dist.Delta(value, density, event_dims[site.name]))
 
     return guide
+
+
+def _log_det(name: str, log_probs: Values) -> Array:
+    """Log Jacobian of a site's transform; in ``scope(model, "a")`` it is ``a/_a/x_log_det``."""
+    tail = f"_{name}_log_det"
+    names = [k for k in log_probs if k.endswith(tail) and name.startswith(k.removesuffix(tail))]
+    return sum((log_probs[k] for k in names), jnp.zeros(()))
+
+
+@functools.lru_cache(maxsize=32)
+def _event_dims(program: Program) -> dict[str, int]:
+    """Number of event dimensions of each latent site, which a guide must share with its model."""
+    shapes, found = program.evaluate.shapes, {}
+
+    def run(values: Values, params: Values, key: Array, data: tuple[Array, ...]) -> None:
+        model = handlers.substitute(handlers.seed(program._fn, key), data={**params, **values})
+        args, kwargs = program._rebuild(data)
+        trace = handlers.trace(model).get_trace(*args, **kwargs)
+        found.update({name: trace[name]["fn"].event_dim for name in values})
+
+    values = {site.name: shapes.values[site.name] for site in program.layout.latents}
+    jax.eval_shape(run, values, shapes.params, jax.random.key(0), program.data_shapes)
+    return found
 
 
 class _Flat(dist.Distribution):
     """A family as a NumPyro distribution of flat vectors."""
 
     support: Any = dist.constraints.real_vector
+    pytree_data_fields = ("_q",)
 
     def __init__(self, q: Any) -> None:
         self._q = q
@@ -62,6 +94,11 @@ class _Flat(dist.Distribution):
         return draw(keys)
 
     def log_prob(self, value: Array) -> Array:
+        if not isinstance(self._q, DensityFamily):
+            raise TypeError(
+                "the guide of an Empirical approximation has draws but no density: it works in "
+                "Predictive, not where a log density is asked for, as in SVI or psis_diagnostic"
+            )
         log_prob = self._q.log_prob
         for _ in value.shape[:-1]:
             log_prob = jax.vmap(log_prob)
@@ -87,7 +124,10 @@ def to_nuts(
         For the starting positions.
     **nuts_options
         Of ``numpyro.infer.NUTS``. ``dense_mass`` is True by default, but False for a `MeanField`
-        and for an `Empirical` without enough rows for a covariance.
+        and for an `Empirical` without enough rows for a covariance. ``adapt_mass_matrix`` is False
+        by default: the first windows of a warm-up would replace q's covariance by that of a few
+        dozen draws. Where q is in doubt, pass True, and ``num_warmup`` of at least 300. With an
+        ``inverse_mass_matrix`` of your own, the defaults of these two are NumPyro's.
 
     Returns
     -------
@@ -101,8 +141,14 @@ def to_nuts(
 
     Raises
     ------
-    TypeError, ValueError
-        If `approx` is not an Approximation, or `num_chains` not a positive int.
+    TypeError
+        If `approx` is not an Approximation, `num_chains` not an int, or ``dense_mass`` neither a
+        bool nor a list of tuples.
+    ValueError
+        If `num_chains` is not positive; if q has no spread at some site, or a singular covariance;
+        if the log density is not finite, not even at q's mean; if blocks of ``dense_mass`` overlap.
+    KeyError
+        If ``dense_mass`` names an unknown site.
 
     Examples
     --------
@@ -125,32 +171,76 @@ def to_nuts(
     if approx.model_params:
         fn = handlers.substitute(fn, data=approx.model_params)
     model = functools.partial(fn, *arguments.args, **arguments.kwargs)
-    if "inverse_mass_matrix" not in nuts_options:
-        nuts_options |= _mass_matrix(approx, nuts_options.get("dense_mass"))
+    options: dict[str, Any] = {"kinetic_fn": _kinetic_energy}
+    if nuts_options.get("inverse_mass_matrix") is None:
+        dense = nuts_options.pop("dense_mass", None)
+        options |= {"adapt_mass_matrix": False, **_mass_matrix(approx, dense)}
+        nuts_options.pop("inverse_mass_matrix", None)
     z = _starts(approx, as_key(random_seed), num_chains)
     starts = approx.target.layout.split(z if num_chains > 1 else z[0])
-    return NUTS(model, **nuts_options), starts
+    return NUTS(model, **{**options, **nuts_options}), starts
+
+
+def _kinetic_energy(inverse_mass_matrix: Any, r: Any) -> Array:
+    """NumPyro's kinetic energy, infinite where it overflows.
+
+    With a dense mass matrix it can overflow to minus infinity. A chain would move there for sure,
+    and never come back.
+    """
+    energy = euclidean_kinetic_energy(inverse_mass_matrix, r)
+    return jnp.where(energy >= 0, energy, jnp.inf)
 
 
 def _mass_matrix(approx: ApproximationBase, dense: Any) -> dict[str, Any]:
     """NUTS's options for q's covariance: blocks of sites, dense or diagonal."""
-    names = tuple(approx.ordering)
-    still = [s.name for s in approx.target.layout.latents if not (approx.std[s.slice] > 0).all()]
+    layout, cov = approx.target.layout, approx.cov
+    still = layout.sites_at(~(np.diag(cov) > 0))
     if still:
-        raise ValueError(f"the approximation has no spread at the sites {still}")
-    if dense is None:
-        dense = approx.point.q.metric().ndim == 2
-    blocks = [names] if dense is True else dense or []
-    rest = tuple(name for name in names if all(name not in block for block in blocks))
+        raise ValueError(f"the approximation has no spread at the sites {list(still)}")
+    blocks = _blocks(approx, dense)
     where = {name: np.arange(approx.ndim)[at] for name, (at, _) in approx.ordering.items()}
     matrices: dict[tuple[str, ...], Array] = {}
     for block in blocks:
         index = np.concatenate([where[name] for name in block])
-        matrices[block] = jnp.asarray(approx.cov[np.ix_(index, index)])
+        matrices[block] = jnp.asarray(_regular(block, cov[np.ix_(index, index)]))
+    rest = tuple(name for name in where if all(name not in block for block in blocks))
     if rest:
         index = np.concatenate([where[name] for name in rest])
-        matrices[rest] = jnp.asarray(approx.std[index] ** 2)
+        matrices[rest] = jnp.asarray(np.diag(cov)[index])
     return {"inverse_mass_matrix": matrices, "dense_mass": blocks}
+
+
+def _blocks(approx: ApproximationBase, dense: Any) -> list[tuple[str, ...]]:
+    """The sites that share a dense block, each in the order in which NUTS shall take them."""
+    names = tuple(approx.ordering)
+    if dense is None:
+        dense = approx.point.q.metric().ndim == 2
+    if isinstance(dense, bool):
+        return [names] if dense else []
+    if not isinstance(dense, list) or not all(isinstance(block, tuple | list) for block in dense):
+        raise TypeError(
+            "dense_mass must be True, False or a list of tuples of site names such as "
+            f"[('a', 'b')], got {dense!r}"
+        )
+    blocks = [tuple(block) for block in dense]
+    flat = [name for block in blocks for name in block]
+    if unknown := [name for name in flat if name not in names]:
+        raise KeyError(f"dense_mass names the unknown sites {unknown}; there are {list(names)}")
+    if len(set(flat)) < len(flat):
+        raise ValueError(f"dense_mass names a site more than once: {dense}")
+    return blocks
+
+
+def _regular(block: tuple[str, ...], cov: np.ndarray) -> np.ndarray:
+    """The covariance of a block, if it is a mass matrix."""
+    try:
+        cholesky(cov)
+    except ValueError:
+        raise ValueError(
+            f"the covariance of the sites {list(block)} is singular, so it cannot be a dense mass "
+            "matrix; pass dense_mass=False"
+        ) from None
+    return cov
 
 
 def _starts(approx: ApproximationBase, key: Array, count: int) -> Array:
@@ -164,5 +254,7 @@ def _starts(approx: ApproximationBase, key: Array, count: int) -> Array:
         found = target.evaluate_all(z, point.theta, key)
         bad = ~np.isfinite(np.asarray(found.log_prior + found.log_likelihood))
         if not bad.any():
-            break
-    return z
+            return z
+    raise ValueError(
+        "the log density is not finite at the mean of the approximation, nor at draws from it"
+    )

@@ -57,14 +57,21 @@ def add_predictive(
     """Add draws of what the model would produce at its arguments, and return them.
 
     `latents` has values that stand in for those of q. In group ``predictions`` the new data are
-    added, too.
+    added, too. In group ``posterior_predictive`` those deterministic sites are left out that are
+    the same in the posterior: ArviZ's plots take the group's variables for predictions.
     """
-    where = approx.elsewhere(model, latents, "predict")
+    is_new = predict.is_new(approx.model, model, approx.target)
+    where = approx.elsewhere(model, latents, "predict" if is_new else "replicate")
     values = predict.predict(approx.target, approx.point, where, key, draws, block_size)
-    groups.add_draws(group, values, where.again.rerun.dims)
+    rerun = where.again.rerun
+    known = {*rerun.shapes.computed} - {*rerun.random} if group != "predictions" else set()
+    shown = {name: value for name, value in values.items() if latents or name not in known}
+    groups.add_draws(group, shown, rerun.dims)
     if group == "predictions":
         observed = evaluate.observed_values(approx.target, approx.point)
-        predict.warn_of_closed_over_data(approx.model, approx.target, observed)
+        if is_new:
+            target, point = approx.target, approx.point
+            predict.warn_of_closed_over_data(target, point, where, model, observed)
         data = io_arviz.constant_data(model.named_data, observed)
         groups.add_data("predictions_constant_data", data)
     return values
@@ -79,7 +86,7 @@ def add_log_likelihood(groups: Groups, approx: ApproximationDraws, key: Array, d
 
 def add_prior(groups: Groups, approx: ApproximationDraws, key: Array, draws: int) -> None:
     """Add draws from the prior, and of the observed sites under it."""
-    where = approx.elsewhere(approx.model, {}, "predict", prior=True)
+    where = approx.elsewhere(approx.model, {}, "replicate", prior=True)
     values = predict.predict_prior(approx.target, approx.point, where, key, draws)
     observed, axes = approx.target.layout.observed, where.again.rerun.dims
     of_data = {name: value for name, value in values.items() if name in observed}

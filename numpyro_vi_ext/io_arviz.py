@@ -1,7 +1,7 @@
 """Into ArviZ, whichever of its two lines is installed."""
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,16 @@ class Groups:
     ----------
     coords, dims : dict, optional
         The user's, as ArviZ takes them; they win over names taken from the model's plates.
+
+    Raises
+    ------
+    TypeError
+        If these are something else.
     """
 
     def __init__(self, coords: Mapping[str, Any] | None = None, dims: Names | None = None) -> None:
+        _check_mapping("coords", coords, "labels", _is_list)
+        _check_mapping("dims", dims, "a list of names", lambda x: isinstance(x, str) or _is_list(x))
         self._coords, self._dims = coords, dims
         self._datasets: dict[str, Any] = {}
 
@@ -57,8 +64,10 @@ class Groups:
     def _add(
         self, group: str, values: Mapping[str, Any], axes: Axes, leading: tuple[str, ...] = ()
     ) -> None:
-        dataset = to_dataset(values, axes, self._coords, self._dims, leading=leading)
-        self._datasets[group] = dataset
+        lenient = group.startswith("predictions")  # of other data, with other labels
+        self._datasets[group] = to_dataset(
+            values, axes, self._coords, self._dims, leading=leading, lenient=lenient
+        )
 
 
 def constant_data(data: Mapping[str, Any], observed: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,20 +100,19 @@ def summarise(
         The sites to show.
     """
     import arviz as az
+    import pandas as pd
 
-    unknown = [name for name in var_names or () if name not in values]
-    if unknown:
-        raise KeyError(f"there are no sites {unknown} to summarise; there are {[*values]}")
-    outside = [q for q in quantiles if not 0 <= q <= 1]
-    if outside:
-        raise ValueError(f"quantiles must be between 0 and 1, got {outside}")
-    shown = {k: np.asarray(values[k]) for k in (values if var_names is None else var_names)}
-    shown = {name: value for name, value in shown.items() if value.size}
+    names = _site_names(var_names, values)
+    arrays = {name: np.asarray(values[name]) for name in names}
+    shown = {k: x if x.dtype.kind == "f" else x.astype(float) for k, x in arrays.items() if x.size}
+    labels = {f"{100 * q:g}%": q for q in _as_quantiles(quantiles)}
+    if not shown:
+        return pd.DataFrame(columns=["mean", "sd", *labels], dtype=float)
     one_chain = {name: value[None] for name, value in shown.items()}
     dataset = to_dataset(one_chain, axes, leading=("chain", "draw"))
     table = az.summary(dataset, kind="stats", round_to="none")[["mean", "sd"]]
-    for q in quantiles:
-        table[f"{100 * q:g}%"] = np.concatenate(
+    for label, q in labels.items():
+        table[label] = np.concatenate(
             [np.quantile(value, q, axis=0).ravel() for value in shown.values()]
         )
     return table
@@ -117,6 +125,7 @@ def to_dataset(
     dims: Names | None = None,
     *,
     leading: tuple[str, ...] = (),
+    lenient: bool = False,
 ) -> Any:
     """Arrays as an ``xarray.Dataset`` whose dimensions are named after plates.
 
@@ -133,6 +142,8 @@ def to_dataset(
         The user's, as ArviZ takes them; names that do not occur are ignored, as ArviZ does.
     leading : tuple of str
         Dimensions that all variables begin with, besides those.
+    lenient : bool
+        Whether to leave out `coords` of another length, rather than to refuse them.
 
     Raises
     ------
@@ -154,7 +165,11 @@ def to_dataset(
     variables = {name: ((*leading, *named[name]), value) for name, value in values.items()}
     sizes = {d: n for names, v in variables.values() for d, n in zip(names, v.shape, strict=True)}
     index = {dim: np.arange(size) for dim, size in sizes.items() if dim not in values}
-    given = {dim: value for dim, value in (coords or {}).items() if dim in sizes}
+    given = {
+        dim: value
+        for dim, value in (coords or {}).items()
+        if dim in sizes and not (lenient and len(value) != sizes[dim])
+    }
     return xr.Dataset(variables, {**index, **given})
 
 
@@ -193,6 +208,39 @@ def unconstrained_axes(layout: Layout, suffix: str = UNCONSTRAINED) -> Axes:
     return {
         s.name + suffix: layout.dims[s.name][: len(s.unconstrained_shape)] for s in layout.latents
     }
+
+
+def _check_mapping(name: str, given: Any, what: str, is_valid: Callable[[Any], bool]) -> None:
+    if not isinstance(given, Mapping | None):
+        raise TypeError(f"{name} must be a dict, got {type(given).__name__}")
+    for key, value in (given or {}).items():
+        if not is_valid(value):
+            raise TypeError(f"{name}[{key!r}] must be {what}, got {value!r}")
+
+
+def _is_list(value: Any) -> bool:
+    return np.ndim(value) == 1
+
+
+def _site_names(var_names: Any, known: Mapping[str, Any]) -> list[str]:
+    if var_names is None:
+        return [*known]
+    names = [var_names] if isinstance(var_names, str) else var_names
+    if not _is_list(names):
+        raise TypeError(f"var_names must be a list of site names, got {var_names!r}")
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise KeyError(f"there are no sites {unknown} to summarise; there are {[*known]}")
+    return [*names]
+
+
+def _as_quantiles(quantiles: Any) -> list[float]:
+    if not _is_list(quantiles) or np.asarray(quantiles).dtype.kind not in "iuf":
+        raise TypeError(f"quantiles must be a list of numbers, got {quantiles!r}")
+    outside = [q for q in quantiles if not 0 <= q <= 1]
+    if outside:
+        raise ValueError(f"quantiles must be between 0 and 1, got {outside}")
+    return [float(q) for q in quantiles]
 
 
 def _is_observed(name: str, value: Any, observed: Mapping[str, Any]) -> bool:

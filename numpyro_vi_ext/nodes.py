@@ -2,15 +2,17 @@
 
 import functools
 import logging
-from typing import Any
+import threading
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from numpyro_vi_ext.algorithm import Point
+from numpyro_vi_ext.cache import Surroundings
 from numpyro_vi_ext.evaluate import Elsewhere, evaluate_draw, in_blocks, over_draws, rerun_draw
 from numpyro_vi_ext.families.empirical import Histogram
-from numpyro_vi_ext.identity import Unknown, fingerprint, package_of
+from numpyro_vi_ext.identity import Fingerprint, fingerprint, package_of
 from numpyro_vi_ext.model import Inputs, Target
 from numpyro_vi_ext.rerun import Rerun
 from numpyro_vi_ext.tracing import Program, Recorded
@@ -19,7 +21,6 @@ Array = jax.Array
 
 _log = logging.getLogger("numpyro_vi_ext")
 _MOST_NODES = 128
-_nodes: dict[Any, Recorded] = {}  # the most recently used last
 
 
 class SiteValues(dict[str, Array]):
@@ -27,6 +28,23 @@ class SiteValues(dict[str, Array]):
 
     def __missing__(self, name: str) -> Array:
         raise KeyError(_no_site(name, self))
+
+
+jax.tree_util.register_pytree_with_keys(  # so that a jitted function can be a node
+    SiteValues,
+    lambda values: ([(jax.tree_util.DictKey(k), v) for k, v in values.items()], tuple(values)),
+    lambda names, values: SiteValues(zip(names, values, strict=True)),
+)
+
+
+class _Entry(NamedTuple):
+    key: tuple[Any, ...]
+    surroundings: Surroundings
+    recorded: Recorded
+
+
+_lock = threading.RLock()
+_entries: list[_Entry] = []  # the most recently used last
 
 
 def sample_node(
@@ -111,31 +129,62 @@ def record_node(node: Any, owner: Any, shapes: dict[str, Any]) -> Recorded:
     parts, treedef = jax.tree.flatten(node, is_leaf=lambda x: x is None or callable(x))
     for part in parts:
         _check(part, shapes)
-    prints = [tuple(fingerprint(p, package_of(p)).items()) if callable(p) else p for p in parts]
-    key = (owner, treedef, *prints)
-    recorded = _nodes.pop(key, None) or _record(parts, treedef, shapes)
-    if any(isinstance(value, Unknown) for p in prints if type(p) is tuple for _, value in p):
-        _log.debug("%r is compiled at every use: cannot compare what it refers to", node)
+    key = (owner, treedef, *(None if callable(part) else part for part in parts))
+    with _lock:
+        before = _look(parts)
+        for i in reversed(range(len(_entries))):
+            if _entries[i].key == key and _entries[i].surroundings.allow(before):
+                _entries.append(_entries.pop(i))
+                return _entries[-1].recorded
+        recorded, surroundings = _record(parts, treedef, shapes, before)
+        if surroundings.unknown or any(isinstance(c, jax.core.Tracer) for c in recorded.constants):
+            _log.debug("%r is compiled at every use: cannot compare what it refers to", node)
+        else:
+            _entries.append(_Entry(key, surroundings, recorded))
+            del _entries[:-_MOST_NODES]
         return recorded
-    _nodes[key] = recorded
-    while len(_nodes) > _MOST_NODES:
-        _nodes.pop(next(iter(_nodes)))
-    return recorded
 
 
-def _record(parts: list[Any], treedef: Any, shapes: dict[str, Any]) -> Recorded:
+def _look(parts: list[Any]) -> Fingerprint:
+    """All that the functions among the parts of a node can read."""
+    prints = {i: fingerprint(p, package_of(p)) for i, p in enumerate(parts) if callable(p)}
+    return {(i, *path): value for i, found in prints.items() for path, value in found.items()}
+
+
+def _record(
+    parts: list[Any], treedef: Any, shapes: dict[str, Any], before: Fingerprint
+) -> tuple[Recorded, Surroundings]:
     def evaluate(values: dict[str, Array]) -> Any:
-        found = [part(SiteValues(values)) if callable(part) else values[part] for part in parts]
-        return jax.tree.map(jnp.asarray, jax.tree.unflatten(treedef, found))
+        found = [_call(part, values) if callable(part) else values[part] for part in parts]
+        return jax.tree.unflatten(treedef, found)
 
     try:
-        return Recorded(evaluate, shapes)
-    except jax.errors.JAXTypeError as error:
+        recorded = Recorded(evaluate, shapes)
+        between = after = _look(parts)
+        if between != before:  # what only the first run changes must be told from what each does
+            recorded = Recorded(evaluate, shapes)
+            after = _look(parts)
+    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
         error.add_note(
             "A node that is a function is compiled: it has to compute with jax.numpy, and cannot "
             "ask for values in Python. Other code can use the arrays that sample_dict returns."
         )
         raise
+    return recorded, Surroundings(before, between, after)
+
+
+def _call(function: Any, values: dict[str, Array]) -> Any:
+    found = function(SiteValues(values))
+    try:
+        if found is None:
+            raise TypeError
+        return jax.tree.map(jnp.asarray, found)
+    except TypeError:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise TypeError(
+            f"a node that is a function must return arrays or numbers, but {name} returned "
+            f"{found!r} of type {type(found).__name__}"
+        ) from None
 
 
 def _check(part: Any, shapes: dict[str, Any]) -> None:
@@ -191,10 +240,12 @@ def _at_rows(
     program: Program, rerun: Rerun | None, recorded: Recorded, block_size: int | None
 ) -> Any:
     def many(rows: Array, theta: Array, inputs: Any) -> Any:
-        def one(row: Array) -> Any:
+        def one(row_and_key: tuple[Array, Array]) -> Any:
+            row, key = row_and_key
             point = Point(Histogram(row[None]), theta)
-            return _evaluate(program, rerun, recorded, point, inputs, jax.random.key(0))
+            return _evaluate(program, rerun, recorded, point, inputs, key)
 
-        return in_blocks(one, rows, block_size)
+        # A key for each row: what the model itself draws must not be the same at all of them.
+        return in_blocks(one, (rows, jax.random.split(jax.random.key(0), len(rows))), block_size)
 
     return jax.jit(many)

@@ -80,22 +80,50 @@ def predict_prior(
     return {name: values[name] for name in rerun.dims if name in values}
 
 
-def is_new(before: Model, after: Model) -> bool:
-    """Whether an argument has another value than before; one that is None does not count."""
-    old, new = (_by_name(model) for model in (before, after))
-    return any(name not in old or value != old[name] for name, value in new.items())
+def is_new(before: Model, after: Model, target: Target) -> bool:
+    """Whether an argument has another value than before, or is left out.
+
+    Data of observed sites may be left out, or be None: they are drawn. `target` is that of
+    `before`.
+    """
+    if after is before:
+        return False
+    old, new = (
+        dict(zip(m.arguments.names, m.arguments.leaves, strict=True)) for m in (before, after)
+    )
+    if any(name not in old or not _equal(value, old[name]) for name, value in new.items()):
+        return True
+    left_out = old.keys() - new.keys()
+    return bool(left_out and left_out & _data_besides_observed(before, target))
 
 
-def warn_of_closed_over_data(model: Model, target: Target, observed: Mapping[str, Any]) -> None:
+def warn_of_closed_over_data(
+    target: Target, point: Point, elsewhere: Elsewhere, model: Model, observed: Mapping[str, Any]
+) -> None:
     """Warn of observed data that are no argument, so that new arguments do not replace them.
 
-    `observed` has the data of the observed sites.
+    A single number is not taken for data: it may be part of the model, such as a soft constraint.
+
+    Parameters
+    ----------
+    target, point, elsewhere
+        As for `predict`.
+    model : Model
+        Bound to the new arguments.
+    observed : dict
+        Data of the observed sites at the arguments of the fit.
     """
-    data = model.named_data.values()
+    if not elsewhere.again.rerun.closed_over or _may_hold_data(model):
+        return
+    aside = _outcomes(target, point, elsewhere, jax.random.key(0), 1, ("observed",))
+    data = {name: np.asarray(aside[name])[0] for name in elsewhere.again.rerun.closed_over}
+    passed = [*model.named_data.values(), *_lists(model)]
     names = [
         name
-        for name in target.program.closed_over
-        if name in observed and not any(np.array_equal(observed[name], x) for x in data)
+        for name, value in data.items()
+        if value.size > 1
+        and np.array_equal(value, observed.get(name, value), equal_nan=True)
+        and not any(np.array_equal(value, x) for x in passed)
     ]
     if names:
         warnings.warn(
@@ -107,16 +135,45 @@ def warn_of_closed_over_data(model: Model, target: Target, observed: Mapping[str
         )
 
 
-def _by_name(model: Model) -> dict[str, Any]:
+def _equal(leaf: Any, other: Any) -> bool:
+    return leaf is other or fingerprint(_plain(leaf)) == fingerprint(_plain(other))
+
+
+def _plain(leaf: Any) -> Any:
+    """A JAX array, which `fingerprint` knows by identity only, as one that it knows by content."""
+    is_array = isinstance(leaf, jax.Array)
+    is_key = is_array and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(leaf) if is_array and not is_key else leaf
+
+
+def _data_besides_observed(model: Model, target: Target) -> set[str]:
+    """Names of data arguments that are no data of an observed site, as far as can be told."""
+    arguments, evaluate = model.arguments, target.program.evaluate
+    flags = jax.tree.map(lambda x: False, evaluate.shapes)
+    flags = flags._replace(observed=dict.fromkeys(flags.observed, True))
+    *_, used = evaluate.used_by(flags)
+    if len(used) != len(arguments.inputs):  # some are part of the program
+        return set()
+    names = [arguments.names[i] for i in arguments.inputs]
+    return {name for name, is_observed in zip(names, used, strict=True) if not is_observed}
+
+
+def _may_hold_data(model: Model) -> bool:
+    """Whether an argument, such as a table, may hold data that cannot be compared here."""
     arguments = model.arguments
-    return {
-        name: fingerprint(np.asarray(leaf) if _is_array(leaf) else leaf)
-        for name, leaf in zip(arguments.names, arguments.leaves, strict=True)
-    }
+    leaves = zip(arguments.leaves, arguments.is_data, strict=True)
+    return any(not is_data and hasattr(leaf, "__array__") for leaf, is_data in leaves)
 
 
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+def _lists(model: Model) -> list[Any]:
+    """Arguments that are lists of numbers, or numbers, as arrays."""
+    found = []
+    for value in model.arguments.by_name.values():
+        try:
+            found.append(np.asarray(value, float))
+        except (TypeError, ValueError):  # something else
+            continue
+    return found
 
 
 def _outcomes(

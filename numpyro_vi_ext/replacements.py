@@ -35,10 +35,10 @@ def split_replacements(
     KeyError
         If a name is neither.
     TypeError
-        If `replacements` is not a mapping, or a latent's value not numeric.
+        If `replacements` is not a mapping, or a value not numeric that has to be.
     ValueError
-        If an array has another number of axes than the argument, or a latent's value not the
-        shape of its site, with the arguments as they were.
+        If what comes for an array is none, or has another number of axes; if a latent's value has
+        not the shape of its site, with the arguments as they were.
     """
     if not isinstance(replacements, Mapping | None):
         raise TypeError(
@@ -56,23 +56,40 @@ def split_replacements(
         else:
             raise KeyError(
                 f"more_replacements names {name!r}, which is neither an argument of the model "
-                f"({sorted(known)}) nor a latent site ({[*sites]}){_is_observed(target, name)}"
+                f"({sorted(known)}) nor a latent site ({[*sites]}){_what_it_is(target, name)}"
             )
     fits = {name: _latent(sites[name], v, not arguments) for name, v in latents.items()}
     return arguments, fits
 
 
 def _argument(name: str, value: Any, before: Any) -> Any:
-    if value is None or np.ndim(before) == 0 or not hasattr(before, "dtype"):
+    if value is None or not _is_array(before):
         return value
-    if not isinstance(value, jax.Array | np.ndarray):  # a list, say, or a table
-        value = np.asarray(value)
+    if not isinstance(value, jax.Array | np.ndarray | type(before)):  # a list, say, or a table
+        value = _as_array(name, value, before.dtype)
     if value.ndim != before.ndim:
         raise ValueError(
             f"more_replacements[{name!r}] has shape {value.shape}, but the argument had shape "
             f"{before.shape}: the number of axes must stay {before.ndim}"
         )
     return value
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(getattr(value, "dtype", None), np.dtype) and np.ndim(value) > 0
+
+
+def _as_array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
+    got = type(value).__name__
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of unequal lengths
+        raise ValueError(f"more_replacements[{name!r}] is a {got} that is no array") from None
+    if jnp.issubdtype(dtype, np.number) and array.dtype.kind not in "biuf":
+        raise TypeError(
+            f"more_replacements[{name!r}] must be numeric, got a {got} of dtype {array.dtype}"
+        )
+    return array
 
 
 def _latent(site: Site, value: Any, same_arguments: bool) -> jax.Array:
@@ -92,7 +109,10 @@ def _latent(site: Site, value: Any, same_arguments: bool) -> jax.Array:
         ) from None
 
 
-def _is_observed(target: Target, name: str) -> str:
-    if name not in target.layout.observed:
-        return ""
-    return "; it is an observed site, whose data are an argument or part of the model"
+def _what_it_is(target: Target, name: str) -> str:
+    layout = target.layout
+    if name in layout.observed:
+        return "; it is an observed site, whose data are an argument or part of the model"
+    if name in layout.deterministics:
+        return "; it is a deterministic site, which follows from the others"
+    return "; it is a param of the model, and keeps its value" if name in layout.params else ""

@@ -4,12 +4,12 @@ import dataclasses
 import json
 import os
 import secrets
-import struct
 import zipfile
-import zlib
+from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,17 +19,9 @@ from numpyro_vi_ext.layout import Layout
 
 FORMAT, VERSION = "numpyro_vi_ext.Approximation", 1
 _HEADER, _THETA, _LOSSES, _PARAM = "header", "theta", "losses", "q."
-_UNREADABLE = (
-    ValueError,
-    KeyError,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    OSError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_IDENTITY = {"format": str, "version": int, "package": str}  # of all versions
+_CONTENTS = {"kind": str, "sites": list, "facts": dict}
+_FACTS = {"status": str, "message": str, "step": int, "method": str, "seed": int | str}
 
 Path = str | os.PathLike[str]
 
@@ -51,10 +43,11 @@ class Saved(NamedTuple):
             If it does not belong to such a model.
         """
         check_sites(self.header["sites"], layout)
-        dtype, q = jnp.result_type(float), None
+        dtype, q, flat = jnp.result_type(float), None, (layout.ndim,)
         try:
             q = family(**{k: jnp.asarray(v, dtype) for k, v in self.params.items()})
-            fits = q.mean().shape == q.std().shape == (layout.ndim,)
+            drawn = jax.eval_shape(q.draw, jax.random.key(0))
+            fits = drawn.shape == q.mean().shape == q.std().shape == flat
         except (TypeError, ValueError, IndexError, AttributeError):
             fits = False
         if not (fits and self.theta.shape == theta.shape):
@@ -96,7 +89,7 @@ def write(path: Path, kind: str, layout: Layout, point: Point, facts: Any) -> No
     }
     for field in dataclasses.fields(point.q):  # type: ignore
         arrays[_PARAM + field.name] = np.asarray(getattr(point.q, field.name))
-    _write_atomically(os.path.realpath(path), arrays)
+    _write_atomically(os.path.realpath(os.fsdecode(path)), arrays)
 
 
 def read(path: Path) -> Saved:
@@ -109,26 +102,64 @@ def read(path: Path) -> Saved:
     ValueError
         If it is truncated, of another kind, or of a later version of the format.
     """
-    with open(path, "rb") as file:
+    name = os.fspath(path)
+    with open(name, "rb") as file:
         try:
-            with np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
+            arrays = _arrays(file)
             header = json.loads(arrays.pop(_HEADER).tobytes())
-            theta, losses = arrays.pop(_THETA), arrays.pop(_LOSSES)
-            if header["format"] != FORMAT:
-                raise ValueError(f"its format is {header['format']!r}")
-            known = header["version"] <= VERSION
-        except (*_UNREADABLE, AttributeError, TypeError) as error:
+            _check_types({"header": header}, {"header": dict})
+            _check_types(header, _IDENTITY)
+            if header["format"] != FORMAT or header["version"] < 1:
+                raise ValueError(f"its format is {header['format']!r} {header['version']}")
+            if header["version"] <= VERSION:
+                return _saved(header, arrays)
+        except Exception as error:  # the ways in which a damaged file fails have no end
             raise ValueError(
-                f"{os.fspath(path)!r} is not a saved approximation, or damaged: {error}"
+                f"{name!r} is not a saved approximation, or damaged: {error}"
             ) from error
-    if not known:
-        raise ValueError(
-            f"{os.fspath(path)!r} was saved by numpyro_vi_ext {header['package']} in version "
-            f"{header['version']} of the format; this one reads up to version {VERSION}"
-        )
+    raise ValueError(
+        f"{name!r} was saved by numpyro_vi_ext {header['package']} in version "
+        f"{header['version']} of the format; this one reads up to version {VERSION}"
+    )
+
+
+def _arrays(file: BinaryIO) -> dict[str, np.ndarray]:
+    if not zipfile.is_zipfile(file):
+        raise ValueError("it is no npz archive, or not all of one")
+    with zipfile.ZipFile(file) as archive:
+        # np.load reads no further than the shape in a member says, where no checksum is looked at.
+        bad = archive.testzip()
+    if bad is not None:
+        raise ValueError(f"the checksum of {bad!r} is wrong")
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as members:
+        missing = {_HEADER, _THETA, _LOSSES} - {*members.files}
+        if missing:
+            raise ValueError(f"it has no array {sorted(missing)}")
+        return {name: members[name] for name in members.files}
+
+
+def _saved(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Saved:
+    _check_types(header, _CONTENTS)
+    _check_types(header["facts"], _FACTS)
+    if header["facts"].keys() != _FACTS.keys():
+        raise ValueError(f"its facts are {header['facts']}")
+    for site, *shapes in header["sites"]:
+        if [type(site), *map(type, shapes)] != [str, list, list]:
+            raise ValueError(f"one of its sites is {[site, *shapes]}")
+    theta, losses = arrays.pop(_THETA), arrays.pop(_LOSSES)
     params = {k.removeprefix(_PARAM): v for k, v in arrays.items() if k.startswith(_PARAM)}
+    dtypes = {array.dtype for array in (theta, losses, *params.values())}
+    if losses.ndim != 1 or any(dtype.kind != "f" for dtype in dtypes):
+        raise ValueError(f"losses of shape {losses.shape}, arrays of {[*map(str, dtypes)]}")
     return Saved(header, params, theta, losses)
+
+
+def _check_types(given: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    for name, kind in expected.items():
+        value = given.get(name)
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise ValueError(f"its {name} is {value!r}")
 
 
 def sites_of(layout: Layout) -> list[Any]:
@@ -146,10 +177,11 @@ def check_sites(saved: list[Any], layout: Layout) -> None:
     """
     now = sites_of(layout)
     if saved != now:
-        before, after = ({name: tuple(shape) for name, shape, _ in x} for x in (saved, now))
+        before, after = ({s[0]: tuple(map(tuple, s[1:])) for s in sites} for sites in (saved, now))
         raise ValueError(
-            "the approximation was saved for a model with the latent sites "
-            f"{before}, but this model, with these arguments, has {after}"
+            "the approximation was saved for a model with the latent sites, with their shapes in "
+            f"the model's and in unconstrained space, {before}, but this model, with these "
+            f"arguments, has {after}"
         )
 
 
@@ -157,7 +189,7 @@ def _write_atomically(path: str, arrays: dict[str, np.ndarray]) -> None:
     unfinished = f"{path}.{secrets.token_hex(4)}.tmp"
     try:
         with open(unfinished, "xb") as file:
-            np.savez(file, allow_pickle=False, **arrays)  # type: ignore
+            np.savez(file, **arrays)  # type: ignore
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)

@@ -44,7 +44,7 @@ def read_trace(trace: Any, layout: Layout, group_by_chain: bool | None) -> Trace
     Raises
     ------
     TypeError
-        If `trace` is none of these.
+        If `trace` is none of these, or a value is not made of real numbers.
     KeyError
         If a latent site is missing.
     ValueError
@@ -54,11 +54,11 @@ def read_trace(trace: Any, layout: Layout, group_by_chain: bool | None) -> Trace
     missing = [s.name for s in layout.latents if s.name not in arrays]
     if missing:
         raise KeyError(
-            f"the trace has no values of the latent sites {missing}; it has {sorted(arrays)}"
+            f"the trace has no values of the latent sites {missing}; it has {list(arrays)}"
         )
     leads, values = {}, {}
     for site in layout.latents:
-        values[site.name] = value = np.asarray(arrays[site.name], jnp.result_type(float))
+        values[site.name] = value = _real_array(site.name, arrays[site.name])
         leads[site.name] = _leading(site, value, group_by_chain)
     if len(set(leads.values())) > 1:
         raise ValueError(f"the sites of the trace differ in their numbers of draws: {leads}")
@@ -124,19 +124,38 @@ def _unconstrain(program: Program) -> Any:
 def _arrays(trace: Any) -> Mapping[str, Any]:
     """Name -> array, leading axes as they come."""
     if isinstance(trace, MCMC):
-        try:
-            trace = trace.get_samples(group_by_chain=True)
-        except AssertionError:
-            raise ValueError(
-                "the MCMC object has no draws yet: call mcmc.run(key, ...) first"
-            ) from None
-    posterior = getattr(trace, "posterior", trace)
-    if hasattr(posterior, "data_vars"):  # of ArviZ, 0.x or 1.x, or a dataset by itself
-        known = {str(name): array for name, array in posterior.data_vars.items()}
-        return _Renamed({name: _chain_first(array) for name, array in known.items()})
-    if not isinstance(posterior, Mapping):
-        raise TypeError(f"trace must be {_HOLDERS}, got {type(trace).__name__}")
-    return posterior
+        return _mcmc_draws(trace)
+    # A posterior that is given by itself may have a variable of the name "posterior".
+    holder: Any
+    for holder in (getattr(trace, "posterior", None), trace):
+        if getattr(holder, "data_vars", None):  # of ArviZ, 0.x or 1.x, or a dataset by itself
+            return _Renamed({str(k): _draws_first(v) for k, v in holder.data_vars.items()})
+        if isinstance(holder, Mapping):
+            _check_ungrouped(holder)
+            return holder
+    raise TypeError(f"trace must be {_HOLDERS}, got {type(trace).__name__}")
+
+
+def _mcmc_draws(mcmc: MCMC) -> Mapping[str, Any]:
+    """Draws by chain, of an MCMC object that has made some."""
+    try:
+        draws = mcmc.get_samples(group_by_chain=True)
+    except (AssertionError, TypeError):  # the latter where Python skips assertions
+        draws = {}
+    if not any(np.any(x) for x in jax.tree.leaves(draws)):  # a warm-up alone leaves zeros
+        raise ValueError("the MCMC object has no draws yet: call mcmc.run(key, ...) first")
+    if not isinstance(draws, Mapping):
+        raise TypeError(
+            "the MCMC object has draws without names, for its kernel was made of a potential_fn; "
+            "pass a dict from site name to array"
+        )
+    return draws
+
+
+def _check_ungrouped(holder: Mapping[Any, Any]) -> None:
+    groups = [name for name, value in holder.items() if hasattr(value, "data_vars")]
+    if groups:
+        raise ValueError(f"the trace has no posterior, only the groups {groups}")
 
 
 class _Renamed(dict[str, Any]):
@@ -149,9 +168,22 @@ class _Renamed(dict[str, Any]):
         return self[name.replace("/", ".")]
 
 
-def _chain_first(array: Any) -> Any:
-    leading = [dim for dim in ("chain", "draw", "sample") if dim in array.dims]
-    return array.transpose(*leading, ...).values
+def _draws_first(array: Any) -> Any:
+    # "sample" is what az.extract makes of the other two; beside them it is a plate of the model.
+    leading = [dim for dim in ("chain", "draw") if dim in array.dims] or ["sample"]
+    return array.transpose(*leading, ..., missing_dims="ignore").values
+
+
+def _real_array(name: str, given: Any) -> np.ndarray:
+    try:
+        value = np.asarray(given)
+        if value.dtype.kind in "biuf" or jnp.issubdtype(value.dtype, jnp.floating):
+            with np.errstate(over="ignore"):  # an overflow is refused as infinite
+                return value.astype(jnp.result_type(float), copy=False)
+        what = f"an array of dtype {value.dtype}"
+    except (TypeError, ValueError):  # ragged, or not an array at all
+        what = f"{type(given).__name__} that is no array"
+    raise TypeError(f"the trace must have real numbers at the site {name!r}, got {what}")
 
 
 def _leading(site: Site, value: np.ndarray, group_by_chain: bool | None) -> tuple[int, ...]:

@@ -26,10 +26,10 @@ def approx():
 
 @pytest.fixture
 def fresh_cache():
-    evaluate._draws.cache_clear()
+    evaluate._values.cache_clear()
     evaluate._elbo_terms.cache_clear()
     yield
-    evaluate._draws.cache_clear()
+    evaluate._values.cache_clear()
     evaluate._elbo_terms.cache_clear()
 
 
@@ -53,19 +53,19 @@ def block_sizes(monkeypatch):
 def test_blocks_bound_memory_and_change_nothing(approx, fresh_cache, monkeypatch):
     sizes = block_sizes(monkeypatch)
     draws, elbo = approx.sample_dict(10, random_seed=0), approx.elbo(10, random_seed=0)
-    evaluate._draws.cache_clear()
+    evaluate._values.cache_clear()
     evaluate._elbo_terms.cache_clear()
-    monkeypatch.setattr(evaluate, "_BLOCK_NUMBERS", 24)
+    monkeypatch.setattr(evaluate, "BLOCK_NUMBERS", 28)
     for name, value in approx.sample_dict(10, random_seed=0).items():
         np.testing.assert_allclose(value, draws[name], rtol=1e-6)
     np.testing.assert_allclose(approx.elbo(10, random_seed=0), elbo, rtol=1e-5)
-    # 2 + 6 numbers in the sites of a draw; 4 in the observed site and 4 in the data as well for a
-    # term of the ELBO
-    assert sizes == [10, 10, 3, 1]
+    # A draw has 2 + 6 numbers in its sites, and an array of 6 on the way: two draws per block. A
+    # term of the ELBO is one number, the largest array on its way one of 4; "long" is not needed.
+    assert sizes == [10, 10, 2, 5]
 
 
 def test_a_draw_larger_than_a_block(approx, fresh_cache, monkeypatch):
-    monkeypatch.setattr(evaluate, "_BLOCK_NUMBERS", 3)
+    monkeypatch.setattr(evaluate, "BLOCK_NUMBERS", 3)
     sizes = block_sizes(monkeypatch)
     assert approx.sample_dict(3)["long"].shape == (3, 6)
     assert sizes == [1]
@@ -85,8 +85,8 @@ def test_same_number_of_draws_compiles_once(approx, fresh_cache):
     other = vi.MeanField(counted, model_args=(Y + 1,), start_sigma={"mu": 0.2})
     other.sample_dict(10)
     assert len(traced) == count
-    compiled = evaluate._draws(first.target.program, 10)
-    assert compiled is evaluate._draws(other.target.program, 10)
+    compiled = evaluate._values(first.target.program, 10)
+    assert compiled is evaluate._values(other.target.program, 10)
     assert compiled._cache_size() == 1
 
 
@@ -127,3 +127,98 @@ def test_subsampled_models_draw_new_rows_for_every_term(fresh_cache):
     )
     assert part.se > 2 * full.se
     assert part.elbo == pytest.approx(full.elbo, abs=4 * part.se)
+
+
+# -- blocks
+
+
+@pytest.mark.parametrize("block_size", [1, 3, 7, 10, 11, 1000, None])
+@pytest.mark.parametrize("count", [0, 1, 7, 10])
+def test_blocks_are_put_together_in_order(count, block_size):
+    """Whether the last block is full or not, for results of any structure."""
+    xs = (np.arange(count, dtype=np.float32), np.arange(3.0 * count).reshape(count, 3))
+    xs = jax.tree.map(jnp.asarray, xs)
+    found = evaluate.in_blocks(
+        lambda x: {"sum": x[0] + x[1], "none": x[0][None][:0]}, xs, block_size
+    )
+    np.testing.assert_allclose(found["sum"], np.asarray(xs[0])[:, None] + np.asarray(xs[1]))
+    assert found["none"].shape == (count, 0)
+
+
+def wide(x):
+    return jnp.outer(x, jnp.ones(50)).sum()
+
+
+@pytest.mark.parametrize(
+    ("one", "numbers"),
+    [
+        (lambda x: x, 2 + 0),  # nothing is computed
+        (wide, 1 + 100),
+        (jax.jit(wide), 1 + 100),
+        (lambda x: jax.lax.scan(lambda c, _: (c + wide(x), None), 0.0, None, 9)[0], 1 + 100),
+        (lambda x: jax.lax.map(lambda i: i * wide(x), jnp.ones(5)), 5 + 100),
+        (lambda x: jax.lax.cond(x[0] > 0, wide, lambda x: 0.0, x), 1 + 100),
+        (lambda x: (wide(x), x[0])[1], 1 + 1),  # what is not used does not count
+    ],
+    ids=["nothing", "outer", "jit", "scan", "map", "cond", "unused"],
+)
+def test_numbers_in_the_largest_array_on_the_way(one, numbers):
+    """Counted by hand: those of the results, and of the largest array at any depth."""
+    assert evaluate._numbers(one, jax.ShapeDtypeStruct((2,), jnp.float32)) == numbers
+
+
+def test_default_blocks_are_as_many_as_fit(monkeypatch):
+    """101 numbers each: 3 in 350, 1 in fewer than 202, and never none."""
+    seen = []
+    original = jax.vmap
+    monkeypatch.setattr(
+        jax, "vmap", lambda f: lambda x: (seen.append(x.shape[0]), original(f)(x))[1]
+    )
+    for room, expected in ((350, 3), (101, 1), (10, 1)):
+        monkeypatch.setattr(evaluate, "BLOCK_NUMBERS", room)
+        found = evaluate.in_blocks(wide, jnp.ones((9, 2)))
+        np.testing.assert_allclose(found, np.full(9, 100.0))
+        assert seen.pop() == expected
+
+
+# -- points that q would give
+
+
+def params_model(y):
+    scale = numpyro.param("scale", 2.0, constraint=dist.constraints.positive)
+    x = numpyro.sample("x", dist.LogNormal(0, 1))
+    numpyro.deterministic("scaled", scale * x)
+    numpyro.sample("y", dist.Normal(x, scale), obs=y)
+
+
+def test_constrain_uses_the_fitted_params():
+    """By NumPy: x = exp(z); ``model.constrain`` has the initial params, ``constrain`` ours."""
+    fitted = vi.fit(params_model, 300, model_args=(Y,), random_seed=0, progressbar=False)
+    scale = float(fitted.model_params["scale"])
+    assert abs(scale - 2.0) > 0.1
+    z = np.linspace(-1.0, 1.0, 6, dtype=np.float32).reshape(2, 3, 1)
+    for found, factor in ((fitted.constrain(z), scale), (fitted.model.constrain(z), 2.0)):
+        assert set(found) == {"x", "scaled"}
+        np.testing.assert_allclose(found["x"], np.exp(z[..., 0]), rtol=1e-5)
+        np.testing.assert_allclose(found["scaled"], factor * np.exp(z[..., 0]), rtol=1e-5)
+
+
+def test_constrain_inside_the_users_own_jit_vmap_and_grad():
+    approx = vi.MeanField(params_model, model_args=(Y,))
+    z = jnp.array([[0.3], [-0.2]])
+    assert approx.constrain(z[0])["x"].shape == ()
+    np.testing.assert_allclose(
+        jax.jit(lambda z: approx.constrain(z)["x"])(z), np.exp([0.3, -0.2]), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        jax.vmap(lambda z: approx.constrain(z)["x"])(z), np.exp([0.3, -0.2]), rtol=1e-5
+    )
+    gradient = jax.grad(lambda z: approx.constrain(z)["scaled"])(z[0])
+    np.testing.assert_allclose(gradient, [2.0 * np.exp(0.3)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("z", [np.zeros(3), np.zeros((1, 0)), 0.5], ids=["long", "short", "scalar"])
+def test_constrain_of_a_wrong_shape(z):
+    approx = vi.MeanField(params_model, model_args=(Y,))
+    with pytest.raises(ValueError, match=r"last axis of length ndim = 1, got shape"):
+        approx.constrain(z)

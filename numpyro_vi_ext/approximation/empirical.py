@@ -39,8 +39,8 @@ class Empirical(Approximation):
     group_by_chain : bool, optional
         Whether the arrays of a dict begin with axes (chain, draw) rather than (draw,). By default
         their shapes tell.
-    jitter : float
-        Standard deviation of the particles around their start, in unconstrained space.
+    jitter : float, optional
+        Standard deviation of the particles around their start, in unconstrained space; default 1.
     random_seed : int, JAX key or None
         For the particles.
     start, start_sigma, init_strategy
@@ -49,7 +49,8 @@ class Empirical(Approximation):
     Raises
     ------
     TypeError
-        If neither or both of `trace` and `size` are given, or `trace` is something else.
+        If neither or both of `trace` and `size` are given, or an argument that is for the other
+        one; if `trace` is something else, or a value in it is not made of real numbers.
     KeyError
         If the trace lacks a latent site.
     ValueError
@@ -79,25 +80,29 @@ class Empirical(Approximation):
         model_args: Any = (),
         model_kwargs: dict[str, Any] | None = None,
         group_by_chain: bool | None = None,
-        jitter: float = 1.0,
+        jitter: float | None = None,
         random_seed: Seed = None,
         start: Mapping[str, Any] | None = None,
         start_sigma: Mapping[str, Any] | None = None,
         init_strategy: Any = None,
     ) -> None:
         if (trace is None) == (size is None):
-            raise TypeError("Empirical needs either a trace or a size")
+            got = "neither" if size is None else "both"
+            raise TypeError(f"Empirical needs either a trace or a size, got {got}")
         self.model = as_model(model, model_args, model_kwargs)
         self.target, key = self.model.target, as_key(random_seed)
         if trace is not None:
+            particles = {"jitter": jitter, "start": start, "start_sigma": start_sigma}
+            _check_not_given("a trace", {**particles, "init_strategy": init_strategy})
             found = traces.read_trace(trace, self.target.layout, group_by_chain)
             theta = self.target.initial_params(key)
             rows = traces.unconstrain_rows(self.target, theta, found.values)
             told = f"{found.chains} chains of {found.draws:,d} draws"
             self.facts = Facts(status="finished", message=told, method="trace")
         else:
+            _check_not_given("particles", {"group_by_chain": group_by_chain})
             size = as_count(size, "size", 1)
-            spread = as_number(jitter, "jitter", 0)
+            spread = 1.0 if jitter is None else as_number(jitter, "jitter", 0)
             z, theta = find_start(self.target, key, start, init_strategy)
             sigma = start_sigma_vector(self.target.layout, start_sigma, spread)
             noise = jax.random.normal(jax.random.fold_in(key, 1), (size, z.size), z.dtype)
@@ -146,3 +151,9 @@ class Empirical(Approximation):
     def _size(self) -> str:
         size = f"rows={len(self.histogram)}"
         return f"{size}, steps={self.steps}" if self.steps else size
+
+
+def _check_not_given(what: str, options: dict[str, Any]) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise TypeError(f"{given} cannot be applied to {what}")

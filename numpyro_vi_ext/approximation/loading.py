@@ -23,7 +23,7 @@ def load(
     """Load an approximation that was saved with ``approx.save(path)``.
 
     Nothing in the file is executed. With the same version of JAX and the same precision, equal
-    seeds give equal draws as before.
+    seeds give equal draws as before; otherwise the parameters take on JAX's present precision.
 
     Parameters
     ----------

@@ -94,7 +94,8 @@ class Approximation(ApproximationDraws):
             draws times data: False, or `sample`, where that is too many.
         predictions : dict, optional
             Replacements for which to draw the observed sites, as in `sample_posterior_predictive`;
-            group ``predictions``, with the new data in ``predictions_constant_data``.
+            group ``predictions``, with the new data in ``predictions_constant_data``. Those
+            `coords` are left out there that have another length.
         log_likelihood : bool
             Whether to add the log likelihood of each datum, which ``az.loo`` and ``az.compare``
             need: on the full data, and never scaled.
@@ -112,6 +113,9 @@ class Approximation(ApproximationDraws):
         ValueError, KeyError
             As `sample` and `sample_posterior_predictive`.
         """
+        if not isinstance(predictions, Mapping | None):
+            got = type(predictions).__name__
+            raise TypeError(f"predictions must be a dict of replacements, got {got}")
         draws, key = as_count(draws, "draws", 0), as_key(random_seed)
         groups = Groups(coords, dims)
         values = grouping.posterior(self, draws, key, include_transformed)
@@ -141,7 +145,8 @@ class Approximation(ApproximationDraws):
         """Draw the observed sites, for the original data or for new ones.
 
         Observed sites are drawn whether or not they have data; if they have, the data are set
-        aside. Subsampled plates run over all their rows.
+        aside, also where the model computes with them. Subsampled plates run over all their rows.
+        In a ``scan``, a site that has data is drawn given the data of the steps before it.
 
         Parameters
         ----------
@@ -159,9 +164,10 @@ class Approximation(ApproximationDraws):
         Returns
         -------
         InferenceData, DataTree or dict
-            Group ``posterior_predictive`` beside ``observed_data`` and ``constant_data``; if an
-            argument has a new value, group ``predictions`` beside ``predictions_constant_data``.
-            Both have the deterministic sites as well.
+            Group ``posterior_predictive`` beside ``observed_data`` and ``constant_data``, with
+            those deterministic sites that depend on the observed ones; if an argument has a new
+            value, group ``predictions`` beside ``predictions_constant_data``, with all
+            deterministic sites. The dict has all of them in both cases.
 
         Raises
         ------
@@ -190,9 +196,9 @@ class Approximation(ApproximationDraws):
         draws, key = as_count(draws, "draws", 0), as_key(random_seed)
         block_size, model = as_block(block_size), self.model
         if model_args is not None or model_kwargs is not None:
-            model = as_model(model.fn, model_args or (), model_kwargs)
+            model = as_model(model.fn, () if model_args is None else model_args, model_kwargs)
         elsewhere, groups = self.replaced(model, more_replacements), Groups()
-        is_new = predict.is_new(self.model, elsewhere[0])
+        is_new = predict.is_new(self.model, elsewhere[0], self.target)
         group = "predictions" if is_new else "posterior_predictive"
         values = grouping.add_predictive(groups, self, *elsewhere, key, draws, group, block_size)
         if not return_inferencedata:
@@ -221,7 +227,7 @@ class Approximation(ApproximationDraws):
             As in `sample_dict`.
         quantiles : sequence of float
             Each between 0 and 1.
-        var_names : list of str, optional
+        var_names : list of str, or str, optional
             Latent and deterministic sites to show; all by default.
 
         Returns
@@ -234,8 +240,8 @@ class Approximation(ApproximationDraws):
         ------
         KeyError
             Unknown site.
-        ValueError
-            If `draws` is less than 2, or a quantile outside of [0, 1].
+        ValueError, TypeError
+            If `draws` is less than 2, a quantile outside of [0, 1], or something of another type.
         """
         draws, key = as_count(draws, "draws", 2), as_key(random_seed)
         values = grouping.posterior(self, draws, key)

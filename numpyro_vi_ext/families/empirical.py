@@ -50,8 +50,8 @@ class Histogram(Family):
 
     def cov(self) -> np.ndarray:
         rows = np.asarray(self.histogram)
-        centred = rows - self.mean()
-        return np.asarray(centred.T.astype(float) @ centred / len(rows), rows.dtype)
+        centred = rows - rows.mean(0, float)
+        return (centred.T @ centred / len(rows)).astype(rows.dtype)
 
     def metric(self) -> np.ndarray:
         rows, ndim = self.histogram.shape
