@@ -58,15 +58,16 @@ def add_predictive(
 
     `latents` has values that stand in for those of q. In group ``predictions`` the new data are
     added, too. In group ``posterior_predictive`` those deterministic sites are left out that are
-    the same in the posterior: ArviZ's plots take the group's variables for predictions.
+    the same in a posterior beside it: ArviZ 1's plots take all variables there for predictions.
     """
     is_new = predict.is_new(approx.model, model, approx.target)
     where = approx.elsewhere(model, latents, "predict" if is_new else "replicate")
     values = predict.predict(approx.target, approx.point, where, key, draws, block_size)
     rerun = where.again.rerun
-    known = {*rerun.shapes.computed} - {*rerun.random} if group != "predictions" else set()
-    shown = {name: value for name, value in values.items() if latents or name not in known}
-    groups.add_draws(group, shown, rerun.dims)
+    known = {*rerun.shapes.computed} - {*rerun.random}
+    if group == "predictions" or "posterior" not in groups:
+        known = set()
+    groups.add_draws(group, {k: v for k, v in values.items() if k not in known}, rerun.dims)
     if group == "predictions":
         observed = evaluate.observed_values(approx.target, approx.point)
         if is_new:
@@ -105,7 +106,7 @@ def attributes(approx: ApproximationDraws) -> dict[str, Any]:
         "status": facts.status,
         "message": facts.message,
         "steps": facts.step,
-        "random_seed": facts.seed,
+        "seed": facts.seed,
     }
 
 

@@ -35,6 +35,9 @@ class Groups:
         self._coords, self._dims = coords, dims
         self._datasets: dict[str, Any] = {}
 
+    def __contains__(self, group: str) -> bool:
+        return group in self._datasets
+
     def add_draws(self, group: str, values: Mapping[str, Any], axes: Axes) -> None:
         """Add draws of sites, each of shape (draws, *site shape), as one chain.
 
@@ -59,7 +62,7 @@ class Groups:
         for dataset in self._datasets.values():
             dataset.attrs.update(created_at=now, **attrs)
         kept = {k: v for k, v in self._datasets.items() if v.variables or k == "posterior"}
-        return _assemble(kept)
+        return _assemble(kept, {"created_at": now, **attrs})
 
     def _add(
         self, group: str, values: Mapping[str, Any], axes: Axes, leading: tuple[str, ...] = ()
@@ -251,15 +254,17 @@ def _is_observed(name: str, value: Any, observed: Mapping[str, Any]) -> bool:
     )
 
 
-def _assemble(groups: dict[str, Any]) -> Any:
+def _assemble(groups: dict[str, Any], attrs: dict[str, Any]) -> Any:
     import arviz as az
 
     if int(az.__version__.partition(".")[0]) < 1:
-        return az.InferenceData(**groups)
+        return az.InferenceData(attrs=attrs, **groups)
     import xarray as xr
 
     def without_slash(dataset: Any) -> Any:  # which a DataTree reserves for paths
         names = {*dataset.variables, *dataset.dims}
         return dataset.rename({n: n.replace("/", ".") for n in names if "/" in n})
 
-    return xr.DataTree.from_dict({name: without_slash(group) for name, group in groups.items()})
+    tree = xr.DataTree.from_dict({name: without_slash(group) for name, group in groups.items()})
+    tree.attrs.update(attrs)
+    return tree

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from numpyro_vi_ext.algorithm import Point
 from numpyro_vi_ext.cache import Surroundings
@@ -137,7 +138,7 @@ def record_node(node: Any, owner: Any, shapes: dict[str, Any]) -> Recorded:
                 _entries.append(_entries.pop(i))
                 return _entries[-1].recorded
         recorded, surroundings = _record(parts, treedef, shapes, before)
-        if surroundings.unknown or any(isinstance(c, jax.core.Tracer) for c in recorded.constants):
+        if surroundings.unknown or any(isinstance(c, Tracer) for c in recorded.constants):
             _log.debug("%r is compiled at every use: cannot compare what it refers to", node)
         else:
             _entries.append(_Entry(key, surroundings, recorded))
@@ -154,16 +155,19 @@ def _look(parts: list[Any]) -> Fingerprint:
 def _record(
     parts: list[Any], treedef: Any, shapes: dict[str, Any], before: Fingerprint
 ) -> tuple[Recorded, Surroundings]:
-    def evaluate(values: dict[str, Array]) -> Any:
-        found = [_call(part, values) if callable(part) else values[part] for part in parts]
-        return jax.tree.unflatten(treedef, found)
+    def record() -> Recorded:
+        # Defined anew at each call: JAX would not run the same function a second time.
+        def evaluate(values: dict[str, Array]) -> Any:
+            found = [_call(part, values) if callable(part) else values[part] for part in parts]
+            return jax.tree.unflatten(treedef, found)
+
+        return Recorded(evaluate, shapes)
 
     try:
-        recorded = Recorded(evaluate, shapes)
+        recorded = record()
         between = after = _look(parts)
         if between != before:  # what only the first run changes must be told from what each does
-            recorded = Recorded(evaluate, shapes)
-            after = _look(parts)
+            recorded, after = record(), _look(parts)
     except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
         error.add_note(
             "A node that is a function is compiled: it has to compute with jax.numpy, and cannot "

@@ -315,30 +315,37 @@ def test_second_call_traces_nothing():
 
 
 def test_deterministic_sites(approx):
-    """At new arguments they are there; for the original data the posterior has them already.
-
-    ArviZ's plots of predictions take all variables of the group for predicted data.
-    """
-    idata = approx.sample_posterior_predictive(3, more_replacements={"X": X_NEW})
-    assert list(variables(idata, "predictions")) == ["y", "mean"]
-    assert list(variables(approx.sample_posterior_predictive(3), "posterior_predictive")) == ["y"]
-    # with a latent site replaced they differ from those in the posterior
+    """At the arguments, and at the values of latent sites, that are given."""
+    for options, x in (({}, X), ({"more_replacements": {"X": X_NEW}}, X_NEW)):
+        idata = approx.sample_posterior_predictive(3, random_seed=0, **options)
+        group = "predictions" if options else "posterior_predictive"
+        assert list(variables(idata, group)) == ["y", "mean"]
+        w = np.asarray(approx.sample_dict(3, random_seed=0)["w"])
+        np.testing.assert_allclose(idata[group]["mean"][0], w @ x.T, rtol=1e-5, atol=1e-6)
     fixed = approx.sample_posterior_predictive(3, more_replacements={"w": MU})
     mean = fixed["posterior_predictive"]["mean"]
     np.testing.assert_allclose(mean[0], np.tile(X @ MU, (3, 1)), rtol=1e-5)
 
 
 def test_deterministic_sites_that_follow_from_observed_ones():
+    """They belong to the predictions; beside a posterior, which has them, the others do not.
+
+    ArviZ's plots of predictions take all variables of the group for predicted data.
+    """
+
     def model(y):
         mu = numpyro.sample("mu", dist.Normal(0, 1))
         numpyro.deterministic("double", 2 * mu)
         y = numpyro.sample("y", dist.Normal(mu, 1).expand([4]).to_event(1), obs=y)
         numpyro.deterministic("largest", y.max())
 
-    idata = unfitted(model, Y[:4]).sample_posterior_predictive(6, random_seed=0)
-    found = variables(idata, "posterior_predictive")
-    assert list(found) == ["y", "largest"]
-    np.testing.assert_array_equal(found["largest"], found["y"].max(axis=-1))
+    approx = unfitted(model, Y[:4])
+    alone = approx.sample_posterior_predictive(6, random_seed=0)
+    beside = approx.to_arviz(6, random_seed=0)
+    for idata, names in ((alone, ["y", "double", "largest"]), (beside, ["y", "largest"])):
+        found = variables(idata, "posterior_predictive")
+        assert list(found) == names
+        np.testing.assert_array_equal(found["largest"], found["y"].max(axis=-1))
 
 
 def test_deterministic_sites_in_a_scan():
@@ -354,7 +361,7 @@ def test_deterministic_sites_in_a_scan():
 
     approx = unfitted(model, Y[:4])
     drift = np.asarray(approx.sample_dict(5, random_seed=0)["drift"])
-    found = variables(approx.sample_posterior_predictive(5, random_seed=0), "posterior_predictive")
+    found = variables(approx.to_arviz(5, random_seed=0), "posterior_predictive")
     assert list(found) == ["y"]  # the states follow from the drift
     new = approx.sample_posterior_predictive(5, model_args=(None, 6), random_seed=0)
     weights = 2 * (1 - 0.5 ** np.arange(1, 7))  # a geometric sum
@@ -780,17 +787,15 @@ def test_scan_without_data_runs_freely():
 @pytest.mark.parametrize("model", [subsampled, subsampled_by_index, batch_from_outside])
 @pytest.mark.parametrize("rows", [1, 2, 3, 12])
 def test_subsampled_plates_at_new_arguments(model, rows):
+    """Also with fewer rows than a batch, and with a batch of a single row from outside."""
     new = np.random.default_rng(rows).normal(size=(rows, 2)).astype(np.float32)
     approx = at_q(model, X, Y)
-    if rows < 3 and model is not batch_from_outside:  # fewer than a batch
-        idata = approx.sample_posterior_predictive(5, more_replacements={"X": new, "y": None})
-        assert idata["predictions"]["y"].shape == (1, 5, rows)
-        return
-    idata = approx.sample_posterior_predictive(
-        DRAWS, more_replacements={"X": new, "y": None}, random_seed=0
-    )
-    w = np.asarray(approx.sample_dict(DRAWS, random_seed=0)["w"])
-    Law(stats.norm(w @ new.T, SD)).check_predictions(idata["predictions"]["y"].values[0])
+    y = approx.sample_posterior_predictive(
+        1000, more_replacements={"X": new, "y": None}, random_seed=0, return_inferencedata=False
+    )["y"]
+    assert y.shape == (1000, rows)
+    w = np.asarray(approx.sample_dict(1000, random_seed=0)["w"])
+    Law(stats.norm(w @ new.T, SD)).check_predictions(y)
 
 
 def test_subsampled_plate_without_data_has_all_rows():

@@ -202,4 +202,6 @@ def _restore(
 ) -> ApproximationBase:
     target = model.target
     saving.check_sites(sites, target.layout)
-    return kind.of(model, target, jax.tree.map(jnp.asarray, point), facts)
+    dtype = jnp.result_type(float)  # may be another one than when it was pickled
+    point = jax.tree.map(lambda x: jnp.asarray(x, dtype), point)
+    return kind.of(model, target, point, facts)

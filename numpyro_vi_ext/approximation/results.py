@@ -29,8 +29,7 @@ class Approximation(ApproximationDraws):
         random_seed: Seed = None,
         return_inferencedata: bool = True,
         include_transformed: bool = False,
-        coords: Mapping[str, Any] | None = None,
-        dims: Names | None = None,
+        **to_arviz: Any,
     ) -> Any:
         """Draw from q, ready for ArviZ.
 
@@ -42,9 +41,9 @@ class Approximation(ApproximationDraws):
             False returns a dict of NumPy arrays of shape ``(draws, *site shape)``.
         include_transformed : bool
             Whether to add the unconstrained values, as ``<site>__unconstrained``.
-        coords, dims : dict, optional
-            Dimension -> labels, and site -> names of its dimensions, as ArviZ takes them.
-            Dimensions are otherwise named after the model's plates.
+        **to_arviz
+            Options of `to_arviz`, such as ``coords``, ``dims`` or ``log_likelihood``; here
+            ``posterior_predictive`` is False by default.
 
         Returns
         -------
@@ -59,16 +58,15 @@ class Approximation(ApproximationDraws):
         ValueError
             If `coords` or `dims` do not fit the shapes.
         """
-        given = [name for name, x in (("coords", coords), ("dims", dims)) if x is not None]
-        if given and not return_inferencedata:
+        options = {"random_seed": random_seed, "include_transformed": include_transformed}
+        if return_inferencedata:
+            return self.to_arviz(draws, **options, **{"posterior_predictive": False, **to_arviz})
+        given = [name for name, value in to_arviz.items() if value is not None]
+        if given:
             raise TypeError(f"{given} cannot be applied with return_inferencedata=False")
         draws, key = as_count(draws, "draws", 0), as_key(random_seed)
         values = grouping.posterior(self, draws, key, include_transformed)
-        if not return_inferencedata:
-            return {name: np.asarray(value) for name, value in values.items()}
-        groups = Groups(coords, dims)
-        grouping.add_posterior(groups, self, values)
-        return groups.assemble(grouping.attributes(self))
+        return {name: np.asarray(value) for name, value in values.items()}
 
     def to_arviz(
         self,
@@ -87,7 +85,7 @@ class Approximation(ApproximationDraws):
 
         Parameters
         ----------
-        draws, random_seed, include_transformed, coords, dims
+        draws, random_seed, include_transformed
             As in `sample`.
         posterior_predictive : bool
             Whether to draw the observed sites for the original data. As many numbers as there are
@@ -102,6 +100,9 @@ class Approximation(ApproximationDraws):
         prior : bool
             Whether to add as many draws from the prior, in groups ``prior`` and
             ``prior_predictive``.
+        coords, dims : dict, optional
+            Dimension -> labels, and site -> names of its dimensions, as ArviZ takes them.
+            Dimensions are otherwise named after the model's plates.
 
         Returns
         -------
@@ -164,10 +165,9 @@ class Approximation(ApproximationDraws):
         Returns
         -------
         InferenceData, DataTree or dict
-            Group ``posterior_predictive`` beside ``observed_data`` and ``constant_data``, with
-            those deterministic sites that depend on the observed ones; if an argument has a new
-            value, group ``predictions`` beside ``predictions_constant_data``, with all
-            deterministic sites. The dict has all of them in both cases.
+            Group ``posterior_predictive`` beside ``observed_data`` and ``constant_data``; if an
+            argument has a new value, group ``predictions`` beside ``predictions_constant_data``.
+            Both have the deterministic sites as well.
 
         Raises
         ------

@@ -101,6 +101,8 @@ class DenseGaussian(DensityFamily):
 
     @classmethod
     def match(cls, other: Family) -> Self:
+        if isinstance(other, cls):
+            return other  # exactly, where the covariance would be rounded
         loc, factor = other.mean(), cholesky(other.cov())
         raw = np.tril(factor, -1) + np.diag(_inverse_softplus(np.diag(factor)))
         return cls(jnp.asarray(loc), jnp.asarray(raw, jnp.result_type(loc)))
