@@ -472,6 +472,7 @@ def test_names_and_structures_compile_once(approx, rows, compiled):  # noqa: F81
     quiet(compiled, lambda: rows.evaluate_over_trace(node()))
 
 
+@pytest.mark.slow
 def test_within_a_tracker(compiled):  # noqa: F811
     """A fit that evaluates nodes at every tenth step compiles nothing the second time."""
     X_test = X[:3] + 1
@@ -696,6 +697,7 @@ def test_inside_jit_and_vmap(approx):
     jax.tree.map(assert_close, mapped["w"], jnp.stack([one(random_seed=k)["w"] for k in keys]))
 
 
+@pytest.mark.slow
 def test_first_use_inside_jit_leaves_nothing_there():
     """A model, a node and a rerun that are first traced inside: all the same outside later."""
 
@@ -741,6 +743,7 @@ def test_new_arguments_and_values_may_be_traced(approx):
     assert_close(many, X.T)
 
 
+@pytest.mark.slow
 def test_functions_may_close_over_traced_values(approx):
     """The gradient of E[(w0 - a)^2] in a over given draws, by NumPy; nothing traced is kept."""
 
@@ -826,6 +829,7 @@ print("all double")
 """
 
 
+@pytest.mark.slow
 def test_double_precision_follows_jax():
     done = subprocess.run(
         [

@@ -273,6 +273,7 @@ def test_latent_sites_at_a_value(approx):
     assert_close(found[2], np.full(5, 0.25))
 
 
+@pytest.mark.slow
 def test_priors_of_fixed_sites_do_not_matter_but_what_hangs_on_them_does():
     """eight schools: the effects are latent of their own; decentred, they follow from mu, tau."""
     theta = draws_of(centred := of_zoo("eight_schools_centred"), "theta")

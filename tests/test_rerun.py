@@ -61,6 +61,7 @@ def assert_same(found, again, names=None):
         np.testing.assert_allclose(again[name], found[name], rtol=1e-6, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 @each_case
 def test_rerun_gives_what_the_program_gives(case):
     """All sites, deterministic and observed ones as well, for every kind of model.

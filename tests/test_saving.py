@@ -221,6 +221,7 @@ def test_single_precision_in_a_session_of_double_precision(kind, tmp_path):
         assert found.point.theta.dtype == np.float64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mean_field", "full_rank", "draws", "params"])
 def test_double_precision_in_a_session_of_single_precision(kind, tmp_path):
     with jax.enable_x64(True):

@@ -122,6 +122,7 @@ def test_mcmc_that_has_not_run():
         empirical(mcmc)
 
 
+@pytest.mark.slow
 def test_mcmc_that_has_only_been_warmed_up():
     """NumPyro then gives zeros, which a model over real sites would take for draws."""
 
@@ -249,6 +250,7 @@ def test_one_chain_of_a_dataset():
     assert approx.message == f"1 chains of {DRAWS} draws"
 
 
+@pytest.mark.slow
 def test_what_arviz_makes_of_numpyro(mcmc):
     """InferenceData or DataTree, as the installed ArviZ has it, with all its groups."""
     found = az.from_numpyro(mcmc)
@@ -320,6 +322,7 @@ def of_supports():
     return jax.device_get(Predictive(CASE["supports"].fn, num_samples=400)(jax.random.key(0)))
 
 
+@pytest.mark.slow
 def test_every_support_against_numpyro_s_own_transforms(of_supports):
     fn, draws = CASE["supports"].fn, of_supports
     approx = vi.Empirical(draws, model=fn)
@@ -348,6 +351,7 @@ FROM_THE_PRIOR = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FROM_THE_PRIOR)
 def test_draws_from_the_prior(name):
     case = CASE[name]
@@ -360,6 +364,7 @@ def test_draws_from_the_prior(name):
     assert_round_trip(approx, draws)
 
 
+@pytest.mark.slow
 def test_improper_priors():
     case = CASE["improper"]
     mcmc = run_mcmc(case.fn, *case.args, chains=2)
@@ -381,6 +386,7 @@ def test_a_support_that_depends_on_another_site_is_that_of_the_row():
         vi.Empirical({"top": top, "x": x[[1, 0, 2]]}, model=nested)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "prior"),
     [
