@@ -95,6 +95,22 @@ def test_trace_to_empirical(tmp_path):
 
 
 @pytest.mark.slow
+def test_nuts_warm_start(tmp_path):
+    text = run("nuts_warm_start.py", tmp_path)
+    check_pictures(tmp_path, text, {"nuts_warm_start.png"})
+    rows = re.findall(r"^(.*warm-up \d+) +(\d.*)$", text, re.MULTILINE)
+    numbers = {name: re.findall(r"-?\d+\.?\d*", row) for name, row in rows}
+    fit, warmup, _, total, _, _, rate, rhat, *_ = map(float, numbers["to_nuts, warm-up 100"])
+    _, long_warmup, _, long_total, _, _, long_rate, *_ = map(
+        float, numbers["dense NUTS, warm-up 1000"]
+    )
+    assert fit + warmup < 0.2 * long_warmup
+    assert total < 0.5 * long_total
+    assert rate > 2 * long_rate  # effective draws per gradient, the fit's included
+    assert rhat < 1.01
+
+
+@pytest.mark.slow
 def test_real_data(tmp_path):
     text = run("real_data.py", tmp_path)
     check_pictures(tmp_path, text, {"real_data.png"})
