@@ -134,6 +134,18 @@ def constrain_param(site: dict[str, Any], value: Any) -> Any:
     return value if constraint is dist.constraints.real else dist.biject_to(constraint)(value)
 
 
+def is_factor(fn: Any) -> bool:
+    """Whether it is the distribution of a ``numpyro.factor``, also in a plate or under a mask."""
+    return isinstance(innermost(fn), dist.Unit)
+
+
+def innermost(fn: Any) -> Any:
+    """What a distribution is when plates and masks are taken off."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn
+
+
 def _constraint(site: dict[str, Any]) -> Any:
     return site["kwargs"].get("constraint", dist.constraints.real)
 
@@ -142,7 +154,7 @@ def _kind(site: dict[str, Any]) -> str:
     if site["type"] != "sample":
         return site["type"]
     if site["is_observed"]:
-        return "factor" if isinstance(site["fn"], dist.Unit) else "observed"
+        return "factor" if is_factor(site["fn"]) else "observed"
     return "discrete" if site["fn"].support.is_discrete else "latent"
 
 

@@ -11,12 +11,11 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from numpyro import distributions as dist
 from numpyro import handlers, primitives
 
 from numpyro_vi_ext.arguments import Arguments
 from numpyro_vi_ext.cache import find_traced
-from numpyro_vi_ext.layout import axis_plates, deterministic_values
+from numpyro_vi_ext.layout import axis_plates, deterministic_values, innermost, is_factor
 from numpyro_vi_ext.tracing import Recorded, Values
 
 Array = jax.Array
@@ -137,7 +136,7 @@ class Rerun:
         trace = handlers.trace(model).get_trace(*args, **kwargs)
         found: dict[str, dict[str, Any]] = {"given": {}, "drawn": {}, "observed": {}}
         for name, site in trace.items():
-            if site["type"] == "sample" and not _is_factor(site["fn"]):
+            if site["type"] == "sample" and not is_factor(site["fn"]):
                 observed = "observed" if site["is_observed"] else "drawn"
                 found["given" if name in latents else observed][name] = site
         computed = deterministic_values(trace)
@@ -198,17 +197,6 @@ def _log_prob(site: dict[str, Any]) -> Array:
     return site["fn"].log_prob(site["value"])
 
 
-def _is_factor(fn: Any) -> bool:
-    return isinstance(_innermost(fn), dist.Unit)
-
-
-def _innermost(fn: Any) -> Any:
-    """What a distribution is when plates and masks are taken off."""
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return fn
-
-
 class _Rows(primitives.Messenger):
     """Lets subsampled plates run over all their rows; with a `shift`, over a batch from there on.
 
@@ -244,7 +232,7 @@ class _Unobserve(primitives.Messenger):
         primitives.Messenger.__init__(self, fn)
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] != "sample" or not msg["is_observed"] or _is_factor(msg["fn"]):
+        if msg["type"] != "sample" or not msg["is_observed"] or is_factor(msg["fn"]):
             return
         data, fn = jnp.asarray(msg["value"]), msg["fn"]
         self.aside[msg["name"]] = data
@@ -288,7 +276,7 @@ def _draw(msg: dict[str, Any]) -> None:
     try:
         primitives.default_process_message(msg)
     except NotImplementedError as error:
-        kind = type(_innermost(msg["fn"])).__name__
+        kind = type(innermost(msg["fn"])).__name__
         raise ValueError(
             f"the site {msg['name']!r} cannot be drawn: NumPyro has no draws of its distribution, "
             f"{kind}. Give it another one, or do without these draws."

@@ -94,20 +94,39 @@ def test_trace_to_empirical(tmp_path):
     assert [advi_mean, advi_sd] == pytest.approx([0.26, 0.101], abs=0.005)
 
 
+def warm_start_rows(text):
+    """Lines of the table by name: costs, effective draws, rates, r-hat, differences."""
+    numbers = r"\s+".join([r"(\d+\.?\d*)"] * 9)
+    rows = re.findall(rf"^(.*NUTS, .*|to_nuts, .*\S) +{numbers} sd +(\d+)%$", text, re.MULTILINE)
+    return {name.strip(): [float(x) for x in found] for name, *found in rows}
+
+
+def test_nuts_warm_start_with_few_steps(tmp_path):
+    text = run("nuts_warm_start.py", tmp_path, "--quick")
+    check_pictures(tmp_path, text, {"nuts_warm_start.png"})
+    rows = warm_start_rows(text)
+    assert list(rows) == ["dense NUTS, warm-up 100", "to_nuts, warm-up 50"]
+    fit, warmup, sampling, total, *_ = rows["to_nuts, warm-up 50"]
+    assert fit == 2
+    assert total == pytest.approx(fit + warmup + sampling, abs=0.11)
+
+
 @pytest.mark.slow
 def test_nuts_warm_start(tmp_path):
     text = run("nuts_warm_start.py", tmp_path)
     check_pictures(tmp_path, text, {"nuts_warm_start.png"})
-    rows = re.findall(r"^(.*warm-up \d+) +(\d.*)$", text, re.MULTILINE)
-    numbers = {name: re.findall(r"-?\d+\.?\d*", row) for name, row in rows}
-    fit, warmup, _, total, _, _, rate, rhat, *_ = map(float, numbers["to_nuts, warm-up 100"])
-    _, long_warmup, _, long_total, _, _, long_rate, *_ = map(
-        float, numbers["dense NUTS, warm-up 1000"]
-    )
+    rows = warm_start_rows(text)
+    assert len(rows) == 5
+    fit, warmup, _, total, _, _, rate, *_ = rows["to_nuts, warm-up 100"]
+    _, long_warmup, _, long_total, _, _, long_rate, *_ = rows["dense NUTS, warm-up 1000"]
     assert fit + warmup < 0.2 * long_warmup
     assert total < 0.5 * long_total
     assert rate > 2 * long_rate  # effective draws per gradient, the fit's included
-    assert rhat < 1.01
+    assert rate == max(row[6] for row in rows.values())
+    for name, (*_, rhat, mean, sd) in rows.items():
+        assert rhat < 1.01, name
+        assert mean < 0.15, name  # of four thousand draws each, 31 parameters
+        assert sd < 15, name
 
 
 @pytest.mark.slow

@@ -83,3 +83,13 @@ def test_names_of_what_went_wrong():
     assert layout.site_of("y") == "y"
     assert layout.sites_at(np.array([False, True])) == ("sd",)
     assert layout.sites_at(np.zeros(2, bool)) == ()
+
+
+def test_factors_in_plates_and_under_masks_are_not_observed():
+    def model():
+        x = numpyro.sample("x", dist.Normal(0, 1))
+        with numpyro.plate("row", 3), numpyro.handlers.mask(mask=jnp.array([True, False, True])):
+            numpyro.factor("penalty", -x * jnp.ones(3))
+        numpyro.sample("y", dist.Normal(x, 1), obs=1.0)
+
+    assert layout_of(model).observed == ("y",)
