@@ -21,7 +21,7 @@ from numpyro_vi_ext.tracing import Program, Recorded
 Array = jax.Array
 
 _log = logging.getLogger("numpyro_vi_ext")
-_MOST_NODES = 128
+_MOST_NODES = 64
 
 
 class SiteValues(dict[str, Array]):

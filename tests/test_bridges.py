@@ -32,7 +32,7 @@ def softplus_inverse(sigma):
 
 def with_params(approx, **params):
     """The same approximation with other variational parameters."""
-    q = type(approx.point.q)(**{k: jnp.asarray(v, jnp.float32) for k, v in params.items()})
+    q = type(approx.point.q)(**{k: jnp.asarray(v, float) for k, v in params.items()})
     return approx.at(approx.point._replace(q=q), approx.facts)
 
 

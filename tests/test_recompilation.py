@@ -162,7 +162,11 @@ def test_compiled_chunks_are_bounded_in_number():
 
 
 def test_traced_models_are_bounded_in_number():
-    for i in range(100):
+    def alive():
+        gc.collect()
+        return sum(type(x) is Program for x in gc.get_objects())
+
+    before = alive()  # other caches, of compiled draws and the like, may hold some
+    for i in range(200):
         vi.Model(lambda i=i: numpyro.sample("x", dist.Normal(i, 1))).target  # noqa: B018
-    gc.collect()
-    assert sum(type(x) is Program for x in gc.get_objects()) < 90
+    assert alive() - before < 90
