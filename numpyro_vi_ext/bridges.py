@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 from numpyro import distributions as dist
-from numpyro import handlers
-from numpyro.infer import NUTS
+from numpyro import handlers, infer
 from numpyro.infer.hmc_util import euclidean_kinetic_energy
 
 from numpyro_vi_ext.algorithm import Point
@@ -110,7 +109,7 @@ def to_nuts(
     num_chains: int = 1,
     random_seed: Seed = None,
     **nuts_options: Any,
-) -> tuple[NUTS, dict[str, Array]]:
+) -> tuple[infer.NUTS, dict[str, Array]]:
     """A NumPyro NUTS kernel that starts where q is, with q's covariance as inverse mass matrix.
 
     Parameters
@@ -178,7 +177,7 @@ def to_nuts(
         nuts_options.pop("inverse_mass_matrix", None)
     z = _starts(approx, as_key(random_seed), num_chains)
     starts = approx.target.layout.split(z if num_chains > 1 else z[0])
-    return NUTS(model, **{**options, **nuts_options}), starts
+    return infer.NUTS(model, **{**options, **nuts_options}), starts
 
 
 def _kinetic_energy(inverse_mass_matrix: Any, r: Any) -> Array:

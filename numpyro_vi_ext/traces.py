@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.infer import MCMC
+from numpyro import infer  # in this form: see arguments
 
 from numpyro_vi_ext.evaluate import in_blocks
 from numpyro_vi_ext.layout import Layout, Site
@@ -123,7 +123,7 @@ def _unconstrain(program: Program) -> Any:
 
 def _arrays(trace: Any) -> Mapping[str, Any]:
     """Name -> array, leading axes as they come."""
-    if isinstance(trace, MCMC):
+    if isinstance(trace, infer.MCMC):
         return _mcmc_draws(trace)
     # A posterior that is given by itself may have a variable of the name "posterior".
     holder: Any
@@ -136,7 +136,7 @@ def _arrays(trace: Any) -> Mapping[str, Any]:
     raise TypeError(f"trace must be {_HOLDERS}, got {type(trace).__name__}")
 
 
-def _mcmc_draws(mcmc: MCMC) -> Mapping[str, Any]:
+def _mcmc_draws(mcmc: infer.MCMC) -> Mapping[str, Any]:
     """Draws by chain, of an MCMC object that has made some."""
     try:
         draws = mcmc.get_samples(group_by_chain=True)
