@@ -20,7 +20,6 @@ from numpyro_vi_ext.families.base import DensityFamily
 from numpyro_vi_ext.families.gaussian import cholesky
 from numpyro_vi_ext.model import Target
 from numpyro_vi_ext.seeds import Seed, as_key
-from numpyro_vi_ext.tracing import Program, Values
 
 Array = jax.Array
 
@@ -36,43 +35,22 @@ def make_guide(target: Target, point: Point) -> Callable[..., None]:
     up to log q in the model's space. Only these sums mean something: that of a site with a batch
     shape is spread evenly over the batch.
     """
-    event_dims = _event_dims(target.program)
+    layout = target.layout
 
     def guide(*args: Any, **kwargs: Any) -> None:
         del args, kwargs
         z: Any = numpyro.sample(_LATENT, _Flat(point.q), infer={"is_auxiliary": True})
         found = target.evaluate(z, point.theta, jax.random.key(0))
-        for site in target.layout.latents:
-            value = found.values[site.name]
-            batch = value.shape[: value.ndim - event_dims[site.name]]
-            log_det = _log_det(site.name, found.site_log_prob)
-            density = jnp.broadcast_to(-log_det / max(1, math.prod(batch)), batch)
-            numpyro.sample(site.name, dist.Delta(value, density, event_dims[site.name]))
+        terms = ((layout.site_of(k), k, log_prob) for k, log_prob in found.site_log_prob.items())
+        log_dets = {site: log_prob for site, k, log_prob in terms if site != k}
+        for name, event_dim in layout.event_dims.items():
+            value = found.values[name]
+            batch = value.shape[: value.ndim - event_dim]
+            share = -log_dets.get(name, jnp.zeros(())) / max(1, math.prod(batch))
+            density = jnp.broadcast_to(share, batch)
+            numpyro.sample(name, dist.Delta(value, density, event_dim))
 
     return guide
-
-
-def _log_det(name: str, log_probs: Values) -> Array:
-    """Log Jacobian of a site's transform; in ``scope(model, "a")`` it is ``a/_a/x_log_det``."""
-    tail = f"_{name}_log_det"
-    names = [k for k in log_probs if k.endswith(tail) and name.startswith(k.removesuffix(tail))]
-    return sum((log_probs[k] for k in names), jnp.zeros(()))
-
-
-@functools.lru_cache(maxsize=32)
-def _event_dims(program: Program) -> dict[str, int]:
-    """Number of event dimensions of each latent site, which a guide must share with its model."""
-    shapes, found = program.evaluate.shapes, {}
-
-    def run(values: Values, params: Values, key: Array, data: tuple[Array, ...]) -> None:
-        model = handlers.substitute(handlers.seed(program._fn, key), data={**params, **values})
-        args, kwargs = program._rebuild(data)
-        trace = handlers.trace(model).get_trace(*args, **kwargs)
-        found.update({name: trace[name]["fn"].event_dim for name in values})
-
-    values = {site.name: shapes.values[site.name] for site in program.layout.latents}
-    jax.eval_shape(run, values, shapes.params, jax.random.key(0), program.data_shapes)
-    return found
 
 
 class _Flat(dist.Distribution):

@@ -36,6 +36,8 @@ class Layout:
         In trace order.
     dims : dict
         Site name -> plate name (or None) of each axis of its value; all kinds of sites.
+    event_dims : dict
+        Latent site -> number of event dimensions of its value.
     observed : tuple of str
         Observed sites, factors left out.
     deterministics : tuple of str
@@ -46,6 +48,7 @@ class Layout:
 
     latents: tuple[Site, ...]
     dims: dict[str, tuple[str | None, ...]]
+    event_dims: dict[str, int]
     observed: tuple[str, ...]
     deterministics: tuple[str, ...]
     params: tuple[str, ...]
@@ -63,8 +66,16 @@ class Layout:
         }
 
     def site_of(self, name: str) -> str:
-        """The latent site that a log density term belongs to; other names as they are."""
-        return next((s.name for s in self.latents if name == f"_{s.name}_log_det"), name)
+        """The latent site that a log density term belongs to; other names as they are.
+
+        The log Jacobian of ``x`` is ``_x_log_det``; within ``scope``, of ``a/x``,
+        ``a/_a/x_log_det``.
+        """
+        for site in self.latents:
+            tail = f"_{site.name}_log_det"
+            if name.endswith(tail) and site.name.startswith(name.removesuffix(tail)):
+                return site.name
+        return name
 
     def sites_at(self, flags: np.ndarray) -> tuple[str, ...]:
         """Names of the sites with any true entry in a flat boolean vector."""
@@ -99,8 +110,10 @@ def lay_out(trace: dict[str, Any]) -> tuple[Layout, Array]:
     computed = deterministic_values(trace)
     dims = {n: axis_plates(trace[n]) for n in (*kinds["latent"], *kinds["observed"])}
     dims |= {n: axis_plates(trace[site], value) for n, (site, value) in computed.items()}
+    event_dims = {name: trace[name]["fn"].event_dim for name in kinds["latent"]}
     observed, params = tuple(kinds["observed"]), tuple(kinds["param"])
-    return Layout(tuple(sites), dims, observed, tuple(computed), params), jnp.concatenate(pieces)
+    layout = Layout(tuple(sites), dims, event_dims, observed, tuple(computed), params)
+    return layout, jnp.concatenate(pieces)
 
 
 def deterministic_values(trace: dict[str, Any]) -> dict[str, tuple[str, Array]]:

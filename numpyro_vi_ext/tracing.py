@@ -223,7 +223,7 @@ class Program:
         args, kwargs = self._rebuild(data)
         log_prob, trace = compute_log_probs(model, args, kwargs, {})
         names = [s.name for s in self.layout.latents]
-        of_prior = {*names, *(f"_{name}_log_det" for name in names)}
+        of_prior = {name for name in log_prob if self.layout.site_of(name) in names}
         computed = {name: value for name, (_, value) in deterministic_values(trace).items()}
         zero = jnp.zeros((), z.dtype)
         return Evaluation(

@@ -19,6 +19,7 @@ from numpyro.contrib.control_flow import scan
 from numpyro.distributions import biject_to, constraints
 from numpyro.infer import init_to_uniform
 from numpyro.infer.util import constrain_fn, potential_energy
+from scipy import stats
 
 from numpyro_vi_ext.errors import DiscreteLatentError
 from numpyro_vi_ext.model import Model, as_model
@@ -643,3 +644,25 @@ def test_no_scan_site_is_lost_in_a_nested_model():
     seeded = handlers.seed(model, 0)
     energy = potential_energy(seeded, (zoo.Y,), {}, {"level": z[0], "move": jnp.asarray(z[1:])})
     np.testing.assert_allclose(bound.log_density(z), -energy, rtol=1e-5)
+
+
+@pytest.mark.parametrize("prefixes", [("a",), ("inner", "outer")])
+def test_log_jacobians_within_a_scope_belong_to_the_prior(prefixes):
+    """A half-normal has log sd = z and prior density 2 phi(sd) sd, whatever it is called."""
+
+    def model(y):
+        sd = numpyro.sample("sd", dist.HalfNormal(1))
+        numpyro.sample("y", dist.Normal(0, sd), obs=y)
+
+    scoped = model
+    for prefix in prefixes:
+        scoped = handlers.scope(scoped, prefix)
+    target, z = Model(scoped, 0.7).target, 0.4
+    found = target.evaluate(jnp.array([z]), jnp.zeros(0), jax.random.key(0))
+    sd = np.exp(z)
+    assert float(found.log_prior) == pytest.approx(stats.halfnorm.logpdf(sd) + z, rel=1e-5)
+    assert float(found.log_likelihood) == pytest.approx(stats.norm(0, sd).logpdf(0.7), rel=1e-5)
+    (name,) = (site.name for site in target.layout.latents)
+    assert {target.layout.site_of(k) for k in found.site_log_prob} - {name} == set(
+        target.layout.observed
+    )
