@@ -1,10 +1,10 @@
 """PyMC-style variational inference for NumPyro models."""
 
+from numpyro_vi_ext.approximation.bridges import to_nuts
 from numpyro_vi_ext.approximation.empirical import Empirical
 from numpyro_vi_ext.approximation.gaussian import FullRank, MeanField
 from numpyro_vi_ext.approximation.loading import load
 from numpyro_vi_ext.approximation.results import Approximation, sample_approx
-from numpyro_vi_ext.bridges import to_nuts
 from numpyro_vi_ext.callbacks import CheckLossConvergence, CheckParametersConvergence, Tracker
 from numpyro_vi_ext.errors import DiscreteLatentError, NonFiniteError
 from numpyro_vi_ext.fitting import fit

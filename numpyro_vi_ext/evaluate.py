@@ -13,8 +13,8 @@ from jax.interpreters import partial_eval
 
 from numpyro_vi_ext.algorithm import Point
 from numpyro_vi_ext.model import Inputs, Target
-from numpyro_vi_ext.rerun import Again, Outcome, Rerun
-from numpyro_vi_ext.tracing import Evaluation, Program, Values
+from numpyro_vi_ext.rerun import Outcome, Rerun
+from numpyro_vi_ext.tracing import Evaluation, Program
 
 Array = jax.Array
 
@@ -72,18 +72,6 @@ def draw_point(point: Point, key: Array) -> Array:
     return point.q.draw(noise_key)
 
 
-class Elsewhere(NamedTuple):
-    """The model at other arguments, or with other latent values."""
-
-    again: Again
-    latents: Values  # latent site -> value in the model's space that stands in for q's
-
-    @property
-    def inputs(self) -> tuple[Inputs, Values]:
-        """All that compiled code reads besides what it reads of the model and q."""
-        return self.again.inputs, self.latents
-
-
 def rerun_draw(
     program: Program, rerun: Rerun, point: Point, inputs: Inputs, more: Any, key: Array
 ) -> Outcome:
@@ -98,7 +86,7 @@ def rerun_draw(
     more : tuple
         its ``Elsewhere.inputs``.
     """
-    (data, constants), latents = more
+    data, constants, latents = more
     found = evaluate_draw(program, point, inputs, key)
     given = {site.name: found.values[site.name] for site in program.layout.latents}
     _, model_key = jax.random.split(key)

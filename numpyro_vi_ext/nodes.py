@@ -11,11 +11,11 @@ from jax.core import Tracer
 
 from numpyro_vi_ext.algorithm import Point
 from numpyro_vi_ext.cache import Surroundings
-from numpyro_vi_ext.evaluate import Elsewhere, evaluate_draw, in_blocks, over_draws, rerun_draw
+from numpyro_vi_ext.evaluate import evaluate_draw, in_blocks, over_draws, rerun_draw
 from numpyro_vi_ext.families.empirical import Histogram
 from numpyro_vi_ext.identity import Fingerprint, fingerprint, package_of
 from numpyro_vi_ext.model import Inputs, Target
-from numpyro_vi_ext.rerun import Rerun
+from numpyro_vi_ext.rerun import Elsewhere, Rerun
 from numpyro_vi_ext.tracing import Program, Recorded
 
 Array = jax.Array
@@ -101,7 +101,7 @@ def _parts(
     if elsewhere is None:
         recorded = record_node(node, target.program, target.program.evaluate.shapes.sites)
         return recorded, None, (target.inputs, (), recorded.constants)
-    rerun = elsewhere.again.rerun
+    rerun = elsewhere.rerun
     recorded = record_node(node, rerun, rerun.shapes.sites)
     return recorded, rerun, (target.inputs, elsewhere.inputs, recorded.constants)
 

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_vi_ext.algorithm import Point
-from numpyro_vi_ext.evaluate import Elsewhere, over_draws, rerun_draw
+from numpyro_vi_ext.evaluate import over_draws, rerun_draw
 from numpyro_vi_ext.identity import fingerprint
 from numpyro_vi_ext.model import Model, Target
-from numpyro_vi_ext.rerun import Rerun
+from numpyro_vi_ext.rerun import Elsewhere, Rerun
 from numpyro_vi_ext.tracing import Program, Values
 
 Array = jax.Array
@@ -73,10 +73,10 @@ def predict_prior(
 
     Parameters as for `predict`; the rerun is given no latent site.
     """
-    rerun = elsewhere.again.rerun
+    rerun = elsewhere.rerun
     z = jnp.asarray(point.q.mean())
     params = target.evaluate(z, point.theta, key).params
-    values = _prior(rerun, draws)(elsewhere.again.inputs, params, key)
+    values = _prior(rerun, draws)(elsewhere.inputs, params, key)
     return {name: values[name] for name in rerun.dims if name in values}
 
 
@@ -113,10 +113,10 @@ def warn_of_closed_over_data(
     observed : dict
         Data of the observed sites at the arguments of the fit.
     """
-    if not elsewhere.again.rerun.closed_over or _may_hold_data(model):
+    if not elsewhere.rerun.closed_over or _may_hold_data(model):
         return
     aside = _outcomes(target, point, elsewhere, jax.random.key(0), 1, ("observed",))
-    data = {name: np.asarray(aside[name])[0] for name in elsewhere.again.rerun.closed_over}
+    data = {name: np.asarray(aside[name])[0] for name in elsewhere.rerun.closed_over}
     passed = [*model.named_data.values(), *_lists(model)]
     names = [
         name
@@ -185,7 +185,7 @@ def _outcomes(
     fields: tuple[str, ...],
     block_size: int | None = None,
 ) -> Values:
-    rerun = elsewhere.again.rerun
+    rerun = elsewhere.rerun
     many = _at_draws(target.program, rerun, draws, fields, block_size)
     values = many(point, target.inputs, elsewhere.inputs, key)
     return {name: values[name] for name in rerun.dims if name in values}
@@ -208,10 +208,10 @@ def _at_draws(
 @functools.lru_cache(maxsize=32)
 def _prior(rerun: Rerun, draws: int) -> Any:
     def many(inputs: Any, params: Values, key: Array) -> Values:
-        data, constants = inputs
+        data, constants, latents = inputs
 
         def one(key: Array) -> Values:
-            outcome = rerun.evaluate.apply(constants, ({}, params), key, data)
+            outcome = rerun.evaluate.apply(constants, (latents, params), key, data)
             return {**outcome.drawn, **outcome.computed}
 
         return over_draws(one, key, draws)

@@ -4,7 +4,6 @@ Nothing is laid out here: the new arguments may change shapes, and sites that ha
 them. Subsampled plates run over all their rows, unless their batches are arguments.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -19,7 +18,6 @@ from numpyro_vi_ext.layout import axis_plates, deterministic_values, innermost, 
 from numpyro_vi_ext.tracing import Recorded, Values
 
 Array = jax.Array
-Inputs = tuple[tuple[Array, ...], tuple[Array, ...]]  # argument data, closed-over arrays
 Mode = Literal["observe", "weigh", "predict", "replicate"]
 
 
@@ -153,38 +151,43 @@ class Rerun:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Again:
-    """A rerun and the data it is made on.
-
-    Parameters
-    ----------
-    rerun : Rerun
-        Pure functions.
-    data : tuple of arrays
-        Values of the model's data arguments.
-    """
+class Elsewhere(NamedTuple):
+    """A rerun, the data it is made on, and what it is given in place of q's values."""
 
     rerun: Rerun
-    data: tuple[Array, ...]
+    data: tuple[Array, ...]  # the model's data arguments
+    latents: Values  # latent site -> value in the model's space
 
     @property
-    def inputs(self) -> Inputs:
-        """All that compiled code reads besides the given values."""
-        return self.data, self.rerun.evaluate.constants
+    def inputs(self) -> tuple[tuple[Array, ...], tuple[Array, ...], Values]:
+        """All that compiled code reads besides what it reads of the model and q."""
+        return self.data, self.rerun.evaluate.constants, self.latents
 
 
 def find_rerun(
-    fn: Callable[..., Any], arguments: Arguments, given: tuple[Values, Values], mode: Mode
-) -> Again:
+    fn: Callable[..., Any],
+    arguments: Arguments,
+    given: tuple[Values, Values],
+    mode: Mode,
+    latents: Values,
+) -> Elsewhere:
     """The model traced at these arguments, from the cache if nothing that it reads has changed.
 
-    Parameters as for `Rerun`; of the given values only the shapes matter.
+    Parameters
+    ----------
+    fn, arguments
+        The model, and what it is called with.
+    given, mode
+        As for `Rerun`: shapes of the values that q has for latent and param sites.
+    latents : dict
+        Values that stand in for some of them, or are added.
     """
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), x.dtype), given)
+    values = {**given[0], **latents}, given[1]
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), x.dtype), values)
     leaves, treedef = jax.tree.flatten(shapes)
     make = functools.partial(Rerun, shapes, mode)
-    return Again(*find_traced(fn, arguments, make, (Rerun, mode, tuple(leaves), treedef)))
+    traced = find_traced(fn, arguments, make, (Rerun, mode, tuple(leaves), treedef))
+    return Elsewhere(*traced, latents)
 
 
 def _values(sites: dict[str, dict[str, Any]]) -> Values:

@@ -20,7 +20,7 @@ from targets import linear_regression
 from zoo import CASES
 
 import numpyro_vi_ext as vi
-from numpyro_vi_ext import bridges
+from numpyro_vi_ext.approximation import bridges
 
 ZOO = {case.name: case for case in CASES}
 KEY = jax.random.key(0)

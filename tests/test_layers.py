@@ -35,11 +35,9 @@ LAYERS = (
     {
         "approximation",
         "approximation.*",
-        "bridges",
         "callbacks",
         "diagnostics",
         "evaluate",
-        "grouping",
         "io_arviz",
         "nodes",
         "plotting",

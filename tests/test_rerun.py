@@ -16,7 +16,6 @@ from zoo import CASES, Y
 
 import numpyro_vi_ext as vi
 from numpyro_vi_ext import cache, nodes, rerun
-from numpyro_vi_ext.evaluate import Elsewhere
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -239,7 +238,7 @@ def simple(x, y=None):
 def test_modes(mode, y, drawn, observed, weighed):
     """What becomes of observed sites; log densities by NumPy, unscaled."""
     approx = approximation(simple, Y, y=Y)
-    again = rerun.find_rerun(simple, vi.Model(simple, Y, y=y).arguments, given(approx), mode)
+    again = rerun.find_rerun(simple, vi.Model(simple, Y, y=y).arguments, given(approx), mode, {})
     outcome = again.rerun.evaluate(({"w": jnp.float32(0.7)}, {}), jax.random.key(0), again.data)
     assert list(outcome.latents) == ["w"]
     assert list(outcome.computed) == ["mean"]
@@ -257,19 +256,21 @@ def test_modes(mode, y, drawn, observed, weighed):
 def test_reruns_are_cached_by_what_they_read():
     approx = approximation(simple, Y, y=Y)
     arguments = approx.model.arguments
-    first = rerun.find_rerun(simple, arguments, given(approx), "observe")
+    first = rerun.find_rerun(simple, arguments, given(approx), "observe", {})
     other_data = vi.Model(simple, Y + 1, y=Y).arguments
-    same = rerun.find_rerun(simple, other_data, given(approx), "observe")
+    same = rerun.find_rerun(simple, other_data, given(approx), "observe", {})
     assert same.rerun is first.rerun
     assert np.array_equal(same.data[0], np.float32(Y + 1))
-    latents, params = given(approx)
-    fixed = {**latents, "w": jnp.float32(3.0)}  # a value where there was a shape
-    assert rerun.find_rerun(simple, arguments, (fixed, params), "observe").rerun is first.rerun
+    fixed = {"w": jnp.float32(3.0)}  # a value where there was a shape
+    found = rerun.find_rerun(simple, arguments, given(approx), "observe", fixed)
+    assert found.rerun is first.rerun
+    assert found.latents == fixed
+    _, params = given(approx)
     shorter = vi.Model(simple, Y[:3], y=Y[:3]).arguments
     for other in (
-        rerun.find_rerun(simple, arguments, given(approx), "weigh"),
-        rerun.find_rerun(simple, arguments, ({}, params), "observe"),
-        rerun.find_rerun(simple, shorter, given(approx), "observe"),
+        rerun.find_rerun(simple, arguments, given(approx), "weigh", {}),
+        rerun.find_rerun(simple, arguments, ({}, params), "observe", {}),
+        rerun.find_rerun(simple, shorter, given(approx), "observe", {}),
     ):
         assert other.rerun is not first.rerun
     assert approx.target.program is not first.rerun
@@ -298,8 +299,9 @@ def reads_a_global(y):
 def test_inputs_of_compiled_code():
     """The data elsewhere, the closed-over arrays and the given values; nothing is baked in."""
     approx = approximation(simple, Y, y=Y)
-    again = rerun.find_rerun(simple, approx.model.arguments, given(approx), "observe")
-    (data, constants), latents = Elsewhere(again, {"w": jnp.float32(1)}).inputs
+    fixed = {"w": jnp.float32(1)}
+    again = rerun.find_rerun(simple, approx.model.arguments, given(approx), "observe", fixed)
+    data, constants, latents = again.inputs
     assert [x.shape for x in data] == [(7,), (7,)]
     assert constants == again.rerun.evaluate.constants
     assert latents == {"w": 1.0}

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_vi_ext import bridges, evaluate, nodes
+from numpyro_vi_ext import evaluate, nodes
+from numpyro_vi_ext.approximation import bridges
 from numpyro_vi_ext.approximation.base import ApproximationBase
 from numpyro_vi_ext.checks import as_count
-from numpyro_vi_ext.evaluate import Elsewhere
 from numpyro_vi_ext.families.empirical import Histogram
 from numpyro_vi_ext.model import Model
 from numpyro_vi_ext.replacements import split_replacements
-from numpyro_vi_ext.rerun import Mode, find_rerun
+from numpyro_vi_ext.rerun import Elsewhere, Mode, find_rerun
 from numpyro_vi_ext.seeds import Seed, as_key
 
 Array = jax.Array
@@ -196,14 +196,13 @@ class ApproximationDraws(ApproximationBase):
         """
         shapes = self.target.program.evaluate.shapes
         names = () if prior else self.ordering
-        given = {**{name: shapes.values[name] for name in names}, **latents}
+        given = {name: shapes.values[name] for name in names}, shapes.params
         try:
-            again = find_rerun(model.fn, model.arguments, (given, shapes.params), mode)
+            return find_rerun(model.fn, model.arguments, given, mode, latents)
         except Exception as error:
             if model is not self.model:
                 error.add_note("This happened when the model was run at other arguments.")
             raise
-        return Elsewhere(again, latents)
 
 
 def _as_size(size: Any) -> int | None:

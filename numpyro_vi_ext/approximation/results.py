@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from numpyro_vi_ext import grouping, io_arviz, predict
+from numpyro_vi_ext import io_arviz
+from numpyro_vi_ext.approximation import grouping
 from numpyro_vi_ext.approximation.draws import ApproximationDraws, as_block
 from numpyro_vi_ext.checks import as_count
 from numpyro_vi_ext.io_arviz import Groups
@@ -198,12 +199,12 @@ class Approximation(ApproximationDraws):
         if model_args is not None or model_kwargs is not None:
             model = as_model(model.fn, () if model_args is None else model_args, model_kwargs)
         elsewhere, groups = self.replaced(model, more_replacements), Groups()
-        is_new = predict.is_new(self.model, elsewhere[0], self.target)
-        group = "predictions" if is_new else "posterior_predictive"
-        values = grouping.add_predictive(groups, self, *elsewhere, key, draws, group, block_size)
+        values = grouping.add_predictive(
+            groups, self, *elsewhere, key, draws, block_size=block_size
+        )
         if not return_inferencedata:
             return {name: np.asarray(value) for name, value in values.items()}
-        if not is_new:
+        if "predictions" not in groups:
             grouping.add_data(groups, self)
         return groups.assemble(grouping.attributes(self))
 

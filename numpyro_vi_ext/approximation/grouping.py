@@ -51,19 +51,21 @@ def add_predictive(
     latents: Values,
     key: Array,
     draws: int,
-    group: str = "posterior_predictive",
+    group: str | None = None,
     block_size: int | None = None,
 ) -> Values:
     """Add draws of what the model would produce at its arguments, and return them.
 
-    `latents` has values that stand in for those of q. In group ``predictions`` the new data are
-    added, too. In group ``posterior_predictive`` those deterministic sites are left out that are
-    the same in a posterior beside it: ArviZ 1's plots take all variables there for predictions.
+    `latents` has values that stand in for those of q. The group is ``predictions`` if an argument
+    is new, else ``posterior_predictive``. The first has the new data beside it. In the second those
+    deterministic sites are left out that are the same in a posterior beside it: ArviZ 1's plots
+    take all variables there for predictions.
     """
     is_new = predict.is_new(approx.model, model, approx.target)
+    group = group or ("predictions" if is_new else "posterior_predictive")
     where = approx.elsewhere(model, latents, "predict" if is_new else "replicate")
     values = predict.predict(approx.target, approx.point, where, key, draws, block_size)
-    rerun = where.again.rerun
+    rerun = where.rerun
     known = {*rerun.shapes.computed} - {*rerun.random}
     if group == "predictions" or "posterior" not in groups:
         known = set()
@@ -82,14 +84,14 @@ def add_log_likelihood(groups: Groups, approx: ApproximationDraws, key: Array, d
     """Add the log likelihood of each datum at the draws that `posterior` has with this key."""
     where = approx.elsewhere(approx.model, {}, "weigh")
     values = predict.log_likelihood(approx.target, approx.point, where, key, draws)
-    groups.add_draws("log_likelihood", values, where.again.rerun.dims)
+    groups.add_draws("log_likelihood", values, where.rerun.dims)
 
 
 def add_prior(groups: Groups, approx: ApproximationDraws, key: Array, draws: int) -> None:
     """Add draws from the prior, and of the observed sites under it."""
     where = approx.elsewhere(approx.model, {}, "replicate", prior=True)
     values = predict.predict_prior(approx.target, approx.point, where, key, draws)
-    observed, axes = approx.target.layout.observed, where.again.rerun.dims
+    observed, axes = approx.target.layout.observed, where.rerun.dims
     of_data = {name: value for name, value in values.items() if name in observed}
     others = {name: value for name, value in values.items() if name not in observed}
     groups.add_draws("prior", others, axes)
