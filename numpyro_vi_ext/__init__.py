@@ -8,7 +8,9 @@ from numpyro_vi_ext.approximation.results import Approximation, sample_approx
 from numpyro_vi_ext.callbacks import CheckLossConvergence, CheckParametersConvergence, Tracker
 from numpyro_vi_ext.errors import DiscreteLatentError, NonFiniteError
 from numpyro_vi_ext.fitting import fit
-from numpyro_vi_ext.inference import ADVI, FullRankADVI, Inference, KLqp
+from numpyro_vi_ext.inference import Inference
+from numpyro_vi_ext.kernels import imq, rbf
+from numpyro_vi_ext.methods import ADVI, ASVGD, SVGD, FullRankADVI, KLqp
 from numpyro_vi_ext.model import Model
 from numpyro_vi_ext.optimizers import (
     adadelta,
@@ -25,6 +27,8 @@ from numpyro_vi_ext.plotting import plot_loss, plot_tracker
 
 __all__ = [
     "ADVI",
+    "ASVGD",
+    "SVGD",
     "Approximation",
     "CheckLossConvergence",
     "CheckParametersConvergence",
@@ -44,11 +48,13 @@ __all__ = [
     "adam",
     "adamax",
     "fit",
+    "imq",
     "load",
     "momentum",
     "nesterov_momentum",
     "plot_loss",
     "plot_tracker",
+    "rbf",
     "rmsprop",
     "sample_approx",
     "sgd",

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from numpyro_vi_ext.objectives import Density, Elbo
+from numpyro_vi_ext.objectives import Density, Objective
 
 Array = jax.Array
 
@@ -32,6 +32,8 @@ class State:
         The average of the iterates so far, if the algorithm averages.
     opt_state : pytree
         State of the optimizer.
+    memory : pytree
+        What the objective remembers of the step before.
     step : int32 array
         Steps taken.
     key : JAX key
@@ -41,6 +43,7 @@ class State:
     point: Point
     average: Point | None
     opt_state: Any
+    memory: Any
     step: Array
     key: Array
 
@@ -56,7 +59,7 @@ class Algorithm:
 
     Parameters
     ----------
-    objective : Elbo
+    objective : Objective
         Gives the loss and its gradient.
     optimizer : optax.GradientTransformation
         Makes a step of a gradient.
@@ -65,7 +68,7 @@ class Algorithm:
         t**eta (Shamir and Zhang 2013, eq. 5). None: no averaging.
     """
 
-    objective: Elbo
+    objective: Objective
     optimizer: optax.GradientTransformation
     averaging: float | None = None
 
@@ -73,19 +76,22 @@ class Algorithm:
         """State before the first step."""
         average = None if self.averaging is None else point
         params: Any = point
-        return State(point, average, self.optimizer.init(params), jnp.zeros((), jnp.int32), key)
+        opt_state, memory = self.optimizer.init(params), self.objective.init(point.q)
+        return State(point, average, opt_state, memory, jnp.zeros((), jnp.int32), key)
 
     def step(self, state: State, eps: Array, density: Density) -> tuple[State, Array]:
         """One step; the loss is that at the point before it."""
         before: Any = state.point  # optax's types know no dataclasses
-        loss, grads = self.objective.loss_and_grad(before.q, before.theta, eps, density)
+        loss, grads, memory = self.objective.loss_and_grad(
+            before.q, before.theta, eps, density, state.memory
+        )
         optimizer = optax.with_extra_args_support(self.optimizer)  # some look at the loss
         gradient: Any = Point(*grads)
         updates, opt_state = optimizer.update(gradient, state.opt_state, before, value=loss)
         point: Any = optax.apply_updates(before, updates)
         step = state.step + 1
         average = self._update_average(state.average, point, step)
-        return State(point, average, opt_state, step, state.key), loss
+        return State(point, average, opt_state, memory, step, state.key), loss
 
     def _update_average(self, average: Point | None, point: Point, step: Array) -> Point | None:
         if self.averaging is None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from numpyro_vi_ext.checks import as_count, as_number
+from numpyro_vi_ext.checks import as_count, as_number, as_positive
 from numpyro_vi_ext.errors import Converged
 
 _EPSILON = 1e-6  # PyMC's; keeps the relative difference finite at 0
@@ -72,9 +72,7 @@ class CheckParametersConvergence:
         self, every: int = 100, tolerance: float = 1e-3, diff: str = "relative", ord: float = np.inf
     ) -> None:
         self.every = as_count(every, "every", 1)
-        self.tolerance = as_number(tolerance, "tolerance", 0)
-        if tolerance == 0:  # no norm is below 0
-            raise ValueError("tolerance must be > 0, got 0")
+        self.tolerance = as_positive(tolerance, "tolerance")  # no norm is below 0
         if diff not in _DIFFERENCES:
             raise KeyError(f"diff must be one of {sorted(_DIFFERENCES)}, got {diff!r}")
         try:

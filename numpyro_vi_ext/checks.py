@@ -39,9 +39,29 @@ def as_number(value: Any, name: str, least: float) -> float:
     ValueError
         If it is smaller than `least`, or not finite.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
-    number = float(value)
+    number = _as_real(value, name)
     if not (number >= least and math.isfinite(number)):
         raise ValueError(f"{name} must be at least {least} and finite, got {value!r}")
     return number
+
+
+def as_positive(value: Any, name: str) -> float:
+    """A finite real number greater than 0.
+
+    Raises
+    ------
+    TypeError
+        If `value` is not a number.
+    ValueError
+        If it is not positive, or not finite.
+    """
+    number = _as_real(value, name)
+    if not (number > 0 and math.isfinite(number)):
+        raise ValueError(f"{name} must be greater than 0 and finite, got {value!r}")
+    return number
+
+
+def _as_real(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
+    return float(value)

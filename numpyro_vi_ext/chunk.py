@@ -38,7 +38,10 @@ class Chunk:
     """
 
     def __init__(self, program: Program, algorithm: Algorithm, point: Point) -> None:
-        numbers = algorithm.objective.n_mc * max(1, point.q.ndim)
+        noise = jax.eval_shape(
+            lambda key: algorithm.objective.noise(key, 1, point.q.ndim, float), jax.random.key(0)
+        )
+        numbers = max(1, noise.size)
         size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(point))
         self._program, self._algorithm = program, algorithm
         self._block = max(1, min(_BLOCK_STEPS, _BLOCK_NUMBERS // numbers))
@@ -68,10 +71,19 @@ class Chunk:
         losses = np.asarray(losses)[offset : offset + int(state.step) - begin]
         return state, losses, snapshots, bool(finite)
 
-    def draws(self, state: State) -> Array:
-        """Draws of q that the next step will use, shape (n_mc, ndim)."""
+    def points(self, state: State) -> Array:
+        """Points at which the next step will evaluate the model, shape (n, ndim)."""
         index, offset = divmod(int(state.step), self._block)
-        return jax.vmap(state.point.q.transform)(self._noise(state, index)[offset])
+        return self._algorithm.objective.points(state.point.q, self._noise(state, index)[offset])
+
+    def remark(self, state: State) -> str:
+        """What a user should know of a fit that ends here."""
+        return self._algorithm.objective.remark(state.result.q, state.memory)
+
+    @property
+    def label(self) -> str:
+        """What the losses are, where they are not recorded."""
+        return self._algorithm.objective.label
 
     def model_key(self, state: State) -> Array:
         """Key that the model's own randomness (subsampling) has in the next step."""

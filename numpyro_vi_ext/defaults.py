@@ -1,16 +1,15 @@
 """The optimizer of a fit: the user's, or the one that is used when the user names none."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from numpyro_vi_ext.checks import as_number
+from numpyro_vi_ext.checks import as_positive
 from numpyro_vi_ext.optimizers import as_transformation, total_norm_constraint
-
-AVERAGING_DEGREE = 8.0
 
 
 class ByRoleState(NamedTuple):
@@ -27,12 +26,57 @@ def gaussian_default() -> optax.GradientTransformation:
     :math:`(1 + t/1000)^{-1.5}` per step, so it can travel thousands of units and still settle,
     and the scale parameters by :math:`0.02 (1 + t/2000)^{-0.75}`; the entries of a d x d factor by
     :math:`\min(1, 50/d)` times that. Rates depend on the step alone,
-    so that a fit can be continued. Meant for averaged iterates (`AVERAGING_DEGREE`).
+    so that a fit can be continued. Meant for averaged iterates (`GAUSSIAN`).
     """
     return optax.chain(optax.scale_by_adam(b1=0.9, b2=0.99), _scale_by_role())
 
 
-def choose_optimizer(obj_optimizer: Any, max_norm: Any) -> tuple[Any, float | None]:
+@functools.cache
+def particle_default() -> optax.GradientTransformation:
+    r"""Adam that slows down where a particle has stopped going one way.
+
+    With :math:`u` Adam's direction (betas 0.9 and 0.99), an entry moves by
+    :math:`r_t\, u \min(|u|, 1)` at step t = 0, 1, ..., where
+    :math:`r_t = \min(1, (1 + t)/100)\, (1 + t/1000)^{-1.5}`. While gradients agree, u is one in
+    size and a particle travels as fast as the location of `gaussian_default`, some 2,000 units in
+    all; around its place they alternate, u is small, and its square lets particles settle
+    long before the rate has decayed. The slow beginning lets particles spread before they travel.
+    """
+
+    def rate(t: Any) -> Any:
+        return jnp.minimum(1.0, (1 + t) / 100) * _travel_rate(t)
+
+    return optax.chain(
+        optax.scale_by_adam(b1=0.9, b2=0.99),
+        optax.stateless_with_tree_map(_damp),
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+def _damp(u: Any, params: Any) -> jax.Array:
+    del params
+    return u * jnp.minimum(jnp.abs(u), 1)
+
+
+def _travel_rate(t: Any) -> Any:
+    """Size of a step after t others: 2,000 if all are summed up."""
+    return (1 + t / 1000) ** -1.5
+
+
+class Default(NamedTuple):
+    """What is used when the user names no optimizer."""
+
+    optimizer: Callable[[], optax.GradientTransformation]
+    averaging: float | None  # the degree of averaging of the iterates
+
+
+GAUSSIAN = Default(gaussian_default, 8.0)
+PARTICLES = Default(particle_default, None)
+
+
+def choose_optimizer(
+    obj_optimizer: Any, max_norm: Any, default: Default
+) -> tuple[Any, float | None]:
     """The transformation, and the degree of averaging that goes with it.
 
     Parameters
@@ -41,16 +85,16 @@ def choose_optimizer(obj_optimizer: Any, max_norm: Any) -> tuple[Any, float | No
         The user's; None is the default.
     max_norm : float or None
         Upper bound on the norm of the gradient.
+    default : Default
+        Of the method.
     """
     if obj_optimizer is None:
-        optimizer, averaging = gaussian_default(), AVERAGING_DEGREE
+        optimizer, averaging = default.optimizer(), default.averaging
     else:
         optimizer, averaging = as_transformation(obj_optimizer), None
     if max_norm is None:
         return optimizer, averaging
-    max_norm = as_number(max_norm, "total_grad_norm_constraint", 0)
-    if max_norm == 0:
-        raise ValueError("total_grad_norm_constraint must be greater than 0, got 0")
+    max_norm = as_positive(max_norm, "total_grad_norm_constraint")
     return _constrained(max_norm, optimizer), averaging
 
 
@@ -62,7 +106,7 @@ def _scale_by_role() -> optax.GradientTransformation:
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         t = state.count.astype(jnp.result_type(float))
-        location, other = (1 + t / 1000) ** -1.5, 0.02 * (1 + t / 2000) ** -0.75
+        location, other = _travel_rate(t), 0.02 * (1 + t / 2000) ** -0.75
 
         def scale(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
             is_location = getattr(path[-1], "name", None) in updates.q.locations

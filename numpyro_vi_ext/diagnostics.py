@@ -26,9 +26,9 @@ def explain_non_finite(run: Run, approx: Approximation) -> NonFiniteError:
         The approximation at that state.
     """
     layout, step = approx.target.layout, run.step + 1
-    bad = _bad_density_sites(run, approx)
+    bad, where = _bad_density_sites(run, approx)
     if bad:
-        what = f"the log density of {_names(bad)} is not finite at a draw from the approximation"
+        what = f"the log density of {_names(bad)} is not finite at {where}"
     else:
         after = run.chunk(run.state, run.inputs, step, NEVER)[0].point
         with np.errstate(all="ignore"):  # moments of the very numbers that went bad
@@ -45,14 +45,17 @@ def explain_non_finite(run: Run, approx: Approximation) -> NonFiniteError:
     return NonFiniteError(message, step=step, sites=bad, approx=approx)
 
 
-def _bad_density_sites(run: Run, approx: Approximation) -> tuple[str, ...]:
-    """Sites whose log density is not finite at the draws that the bad step used."""
+def _bad_density_sites(run: Run, approx: Approximation) -> tuple[tuple[str, ...], str]:
+    """Sites whose log density is not finite at the points of the bad step, and at how many."""
     evaluate = jax.vmap(approx.target.evaluate, (0, None, None))
     key = run.chunk.model_key(run.state)
-    terms = evaluate(run.chunk.draws(run.state), run.state.point.theta, key)
-    log_probs = terms.site_log_prob.items()
-    bad = [name for name, values in log_probs if not np.isfinite(values).all()]
-    return tuple(dict.fromkeys(map(approx.target.layout.site_of, bad)))
+    terms = evaluate(run.chunk.points(run.state), run.state.point.theta, key)
+    is_bad = {name: ~np.isfinite(values) for name, values in terms.site_log_prob.items()}
+    bad = [name for name, points in is_bad.items() if points.any()]
+    points = np.any([is_bad[name] for name in bad], axis=0) if bad else np.zeros(0)
+    where = f"{points.sum():,d} of the {points.size:,d} points" if points.size > 1 else "the point"
+    sites = tuple(dict.fromkeys(map(approx.target.layout.site_of, bad)))
+    return sites, f"{where} where the model was evaluated"
 
 
 def _names(sites: tuple[str, ...]) -> str:

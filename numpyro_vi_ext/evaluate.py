@@ -1,24 +1,20 @@
 """Evaluating the model and q at many draws, in compiled blocks of bounded memory."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr
-from jax.interpreters import partial_eval
 
 from numpyro_vi_ext.algorithm import Point
+from numpyro_vi_ext.blocks import in_blocks
 from numpyro_vi_ext.model import Inputs, Target
 from numpyro_vi_ext.rerun import Outcome, Rerun
 from numpyro_vi_ext.tracing import Evaluation, Program
 
 Array = jax.Array
-
-BLOCK_NUMBERS = 2**22  # numbers that one block of draws may fill
 
 
 class ElboEstimate(NamedTuple):
@@ -108,50 +104,9 @@ def over_draws(
         How many.
     block_size : int, optional
         Draws evaluated at once. By default so many that a block of what is computed for them
-        fills at most `BLOCK_NUMBERS` numbers.
+        is of bounded size.
     """
     return in_blocks(one, jax.random.split(key, draws), block_size)
-
-
-def in_blocks(one: Callable[[Any], Any], xs: Any, block_size: int | None = None) -> Any:
-    """Like ``jax.vmap(one)(xs)``, in equal blocks of bounded size."""
-    count = jax.tree.leaves(xs)[0].shape[0]
-    if block_size is None:
-        example = jax.tree.map(lambda x: jax.typeof(x).update(shape=x.shape[1:]), xs)
-        block_size = max(1, BLOCK_NUMBERS // _numbers(one, example))
-    blocks = max(1, math.ceil(count / block_size))
-    size = math.ceil(count / blocks)
-    vectorised = jax.vmap(one)
-    if blocks == 1:
-        return vectorised(xs)
-    # The first ones again fill the last block. Not lax.map(batch_size=...), which fails for
-    # arrays of size zero (JAX 0.10 to 0.12).
-    order = jnp.arange(blocks * size) % count
-    padded = jax.tree.map(lambda x: x[order].reshape(blocks, size, *x.shape[1:]), xs)
-    values = jax.lax.map(vectorised, padded)
-    return jax.tree.map(lambda x: x.reshape(blocks * size, *x.shape[2:])[:count], values)
-
-
-def _numbers(one: Callable[[Any], Any], example: Any) -> int:
-    """Numbers in the results of one call, and in the largest array on the way to them."""
-    closed = jax.make_jaxpr(one)(example)
-    needed, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
-    return max(1, sum(map(_size, needed.outvars)) + _largest(needed))
-
-
-def _largest(jaxpr: Any) -> int:
-    """Size of the largest array computed in a JAX program, at any depth."""
-    sizes = [0]
-    for eqn in jaxpr.eqns:
-        sizes += map(_size, eqn.outvars)
-        for part in jax.tree.leaves(eqn.params, is_leaf=lambda x: isinstance(x, ClosedJaxpr)):
-            if isinstance(part, ClosedJaxpr | Jaxpr):
-                sizes.append(_largest(getattr(part, "jaxpr", part)))
-    return max(sizes)
-
-
-def _size(var: Any) -> int:
-    return math.prod(getattr(var.aval, "shape", ()))
 
 
 def _in_order(target: Target, values: dict[str, Array]) -> dict[str, Array]:

@@ -5,10 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from numpyro_vi_ext.approximation.results import Approximation
-from numpyro_vi_ext.inference import ADVI, FullRankADVI, Inference
+from numpyro_vi_ext.inference import Inference, check_same_model
+from numpyro_vi_ext.methods import ADVI, ASVGD, SVGD, FullRankADVI
 from numpyro_vi_ext.seeds import Seed
 
-METHODS: dict[str, type[Inference]] = {kind.method: kind for kind in (ADVI, FullRankADVI)}
+METHODS: dict[str, type[Inference]] = {
+    kind.method: kind for kind in (ADVI, FullRankADVI, SVGD, ASVGD)
+}
 
 
 def fit(
@@ -26,7 +29,7 @@ def fit(
     progressbar: bool = True,
     score: bool | None = None,
     obj_optimizer: Any = None,
-    obj_n_mc: int = 1,
+    obj_n_mc: int | None = None,
     total_grad_norm_constraint: float | None = None,
     more_replacements: Mapping[str, Any] | None = None,
 ) -> Approximation:
@@ -42,7 +45,8 @@ def fit(
     n : int
         Steps; 0 only initialises.
     method : str, Inference instance or Inference class
-        "advi" or "fullrank_advi", in any case; an instance goes on from where it stands.
+        "advi", "fullrank_advi", "svgd" or "asvgd", in any case; an instance goes on from where it
+        stands.
     model_args, model_kwargs : tuple, dict
         The model's arguments.
     random_seed : int, JAX key or None
@@ -54,21 +58,24 @@ def fit(
         Site name -> initial standard deviation in unconstrained space, a scalar or of the site's
         unconstrained shape. Default softplus(0) = 0.6931.
     inf_kwargs : dict, optional
-        More arguments of the inference class, such as ``init_strategy``.
+        More arguments of the inference class, such as ``n_particles`` of `SVGD`.
     callbacks : list of callables, optional
         Each is called as ``callback(approx, losses, i)`` after step i = 1, 2, ..., or after the
         multiples of its attribute ``every``, with the approximation of that step and the losses
-        so far. Raising StopIteration stops the fit; the step counts.
+        so far (None where they are not recorded). Raising StopIteration stops the fit; the step
+        counts.
     progressbar : bool
         Whether to show progress.
     score : bool, optional
-        Whether to record losses. Default True.
+        Whether to record losses; by default where the method has one. For Stein methods, which
+        have none, the losses are then kernelised Stein discrepancies.
     obj_optimizer : optional
         An optax transformation, a NumPyro optimizer, or one of this package's factories, called
         or bare. Default: Adam with a decaying rate and averaged iterates; an explicit optimizer
         is used as it is, without averaging.
-    obj_n_mc : int
-        Monte Carlo draws per step, vectorised.
+    obj_n_mc : int, optional
+        Monte Carlo draws per step, vectorised: 1 by default, 500 for "asvgd". Cannot be applied to
+        "svgd", which uses its particles.
     total_grad_norm_constraint : float, optional
         Upper bound on the L2 norm of the gradient.
     more_replacements : dict, optional
@@ -132,9 +139,7 @@ def _inference(model: Any, method: Any, options: dict[str, Any]) -> Inference:
             f"method must be one of {sorted(METHODS)}, an Inference instance or an Inference "
             f"class, got {type(method).__name__}"
         )
-    bound = method.approx.model
-    if model is not None and model is not bound and model is not bound.fn:
-        raise ValueError("the Inference instance has a model of its own; pass None or that model")
+    check_same_model(model, method.approx.model, "Inference instance")
     if options:
         raise TypeError(
             f"{sorted(options)} cannot be applied to an Inference instance; pass them when making "

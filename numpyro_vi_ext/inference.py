@@ -1,8 +1,6 @@
-"""The PyMC-named methods as objects that are fitted and continued. Thin wiring."""
+"""What all methods are: an approximation that is fitted and continued. Thin wiring."""
 
 import abc
-import dataclasses
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -11,14 +9,14 @@ import numpy as np
 
 from numpyro_vi_ext.algorithm import Algorithm, Point
 from numpyro_vi_ext.approximation.base import Facts
-from numpyro_vi_ext.approximation.gaussian import DensityApproximation, FullRank, MeanField
 from numpyro_vi_ext.approximation.results import Approximation
-from numpyro_vi_ext.checks import as_count, as_number
+from numpyro_vi_ext.checks import as_count
 from numpyro_vi_ext.chunk import chunk_for
-from numpyro_vi_ext.defaults import choose_optimizer
+from numpyro_vi_ext.defaults import GAUSSIAN, Default, choose_optimizer
 from numpyro_vi_ext.diagnostics import explain_non_finite
 from numpyro_vi_ext.dispatch import Callbacks
-from numpyro_vi_ext.objectives import Elbo
+from numpyro_vi_ext.model import Model
+from numpyro_vi_ext.objectives import Objective
 from numpyro_vi_ext.seeds import Seed, as_key, describe_key
 from numpyro_vi_ext.training import MOST_STEPS, Run, train
 
@@ -28,7 +26,8 @@ class Inference(abc.ABC):
 
     method: ClassVar[str]  # its name in `fit`, and among the facts of an approximation
     _approx: Approximation
-    _objective: Elbo
+    _objective: Objective
+    _default: ClassVar[Default] = GAUSSIAN  # how it is optimised if the user names no optimizer
     _key: jax.Array
     _seed: int | str  # what makes the key
     _run: Run | None
@@ -39,7 +38,8 @@ class Inference(abc.ABC):
     @abc.abstractmethod
     def __init__(self, start: Any, **options: Any) -> None: ...
 
-    def _begin(self, approx: Approximation, objective: Elbo, random_seed: Seed) -> None:
+    def _begin(self, approx: Approximation, objective: Objective, random_seed: Seed) -> None:
+        jax.eval_shape(objective.init, approx.point.q)  # what cannot be begun is refused now
         self._approx, self._objective = approx, objective
         self._key, self._run, self._past = as_key(random_seed), None, ()
         self._seed = describe_key(self._key)
@@ -66,7 +66,7 @@ class Inference(abc.ABC):
         callbacks: Sequence[Callable[..., Any]] | None = None,
         progressbar: bool = True,
         obj_optimizer: Any = None,
-        obj_n_mc: int = 1,
+        obj_n_mc: int | None = None,
         total_grad_norm_constraint: float | None = None,
         more_replacements: Mapping[str, Any] | None = None,
     ) -> Approximation:
@@ -81,10 +81,10 @@ class Inference(abc.ABC):
         """
         self._check_idle()
         n = _as_steps(n, 0)
-        objective = dataclasses.replace(self._objective, n_mc=as_count(obj_n_mc, "obj_n_mc", 1))
-        algorithm = Algorithm(
-            objective, *choose_optimizer(obj_optimizer, total_grad_norm_constraint)
-        )
+        score = self._objective.is_scored if score is None else bool(score)
+        objective = self._objective.configure(obj_n_mc, score)
+        optimizer = choose_optimizer(obj_optimizer, total_grad_norm_constraint, self._default)
+        algorithm = Algorithm(objective, *optimizer)
         checked = Callbacks(() if callbacks is None else callbacks)
         if not isinstance(more_replacements, Mapping | None):
             got = type(more_replacements).__name__
@@ -97,7 +97,7 @@ class Inference(abc.ABC):
         past = self._losses()
         state = algorithm.init(approx.point, jax.random.fold_in(self._key, len(past)))
         chunk = chunk_for(approx.target.program, algorithm, approx.point)
-        run = Run(chunk, approx.target.inputs, state, score is None or bool(score))
+        run = Run(chunk, approx.target.inputs, state, score)
         # Nothing above changed this object, so that a refused call leaves it as it was.
         self._approx, self._callbacks, self._past, self._run = approx, checked, past, run
         return self._train(run, n, progressbar)
@@ -176,110 +176,6 @@ class Inference(abc.ABC):
         return self._past if self._run is None else (*self._past, self._run.history.view())
 
 
-class ADVI(Inference):
-    """Mean-field automatic differentiation variational inference (Kucukelbir et al. 2017).
-
-    Parameters are those of `MeanField`.
-
-    Examples
-    --------
-    >>> import numpyro, numpyro.distributions as dist
-    >>> def model():
-    ...     numpyro.sample("x", dist.Normal(3, 1))
-    >>> advi = ADVI(model, random_seed=0)
-    >>> advi.approx
-    MeanField(sites=[x], ndim=1, steps=0, status='initialized')
-    >>> advi.fit(500, progressbar=False).mean.round(3)
-    array([3.], dtype=float32)
-    """
-
-    method = "advi"
-
-    def __init__(self, model: Any, **options: Any) -> None:
-        self._begin(*_gaussian_start(MeanField, model, options))
-
-
-class FullRankADVI(Inference):
-    """ADVI with a dense covariance.
-
-    Parameters are those of `MeanField`.
-
-    Examples
-    --------
-    >>> import jax.numpy as jnp, numpyro, numpyro.distributions as dist
-    >>> def model():
-    ...     cov = jnp.array([[1.0, 0.8], [0.8, 1.0]])
-    ...     numpyro.sample("x", dist.MultivariateNormal(jnp.zeros(2), cov))
-    >>> advi = FullRankADVI(model, random_seed=0)
-    >>> print(f"{advi.fit(progressbar=False).cov[0, 1]:.2f}")
-    0.80
-    """
-
-    method = "fullrank_advi"
-
-    def __init__(self, model: Any, **options: Any) -> None:
-        self._begin(*_gaussian_start(FullRank, model, options))
-
-
-class KLqp(Inference):
-    r"""Fit any approximation with a density, starting from where it stands.
-
-    The loss is :math:`-E_q[\log p(x | z)] + \beta\, KL(q \| p(z))`, the prior's log Jacobians
-    included; beta = 1 gives the negative ELBO.
-
-    Parameters
-    ----------
-    approx : Approximation
-        For example ``MeanField(model)``, the result of a fit, or ``FullRank.from_approx`` of
-        another one. It is not changed, and must have a density.
-    beta : float
-        Weight of the Kullback-Leibler part, not negative.
-    random_seed : int, JAX key or None
-        For the noise.
-
-    Raises
-    ------
-    TypeError
-        If `approx` is not an approximation with a density, or `beta` not a number.
-    ValueError
-        If `beta` is negative or not finite.
-
-    Examples
-    --------
-    >>> import numpyro, numpyro.distributions as dist
-    >>> def model():
-    ...     x = numpyro.sample("x", dist.Normal(0, 1))
-    ...     numpyro.sample("y", dist.Normal(x, 1), obs=4.0)
-    >>> flat = KLqp(MeanField(model), beta=0.25, random_seed=0)  # precision 1 + 1 / 0.25
-    >>> print(f"{flat.fit(progressbar=False).std[0]:.3f}")
-    0.447
-    """
-
-    method = "klqp"
-
-    def __init__(
-        self, approx: Approximation, beta: float = 1.0, *, random_seed: Seed = None
-    ) -> None:
-        if not isinstance(approx, DensityApproximation):
-            raise TypeError(
-                "KLqp fits an approximation with a density, such as MeanField(model) or "
-                f"FullRank.from_approx(...), got {type(approx).__name__}"
-            )
-        self._begin(approx, Elbo(beta=as_number(beta, "beta", 0)), random_seed)
-
-
-def _gaussian_start(
-    kind: type[MeanField | FullRank], model: Any, options: dict[str, Any]
-) -> tuple[Approximation, Elbo, jax.Array]:
-    """The unfitted approximation, its objective and the key for its noise."""
-    known = [name for name in inspect.signature(kind).parameters if name != "model"]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise TypeError(f"unknown options {unknown}; this method takes {known}")
-    key = as_key(options.pop("random_seed", None))
-    return kind(model, random_seed=key, **options), Elbo(), key
-
-
 def _as_steps(n: Any, done: int) -> int:
     """Check a number of steps to take after the `done` ones."""
     n = as_count(n, "n", 0)
@@ -289,3 +185,15 @@ def _as_steps(n: Any, done: int) -> int:
             f"has at most {MOST_STEPS:,d} steps; call .fit again for more"
         )
     return n
+
+
+def check_same_model(model: Any, bound: Model, owner: str) -> None:
+    """Check that a model given beside one that is bound already is the same, or None.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    if not (model is None or model is bound or model is bound.fn):
+        raise ValueError(f"the {owner} has a model of its own; pass None or that model")

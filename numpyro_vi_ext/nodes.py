@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from numpyro_vi_ext.algorithm import Point
+from numpyro_vi_ext.blocks import in_blocks
 from numpyro_vi_ext.cache import Surroundings
-from numpyro_vi_ext.evaluate import evaluate_draw, in_blocks, over_draws, rerun_draw
+from numpyro_vi_ext.evaluate import evaluate_draw, over_draws, rerun_draw
 from numpyro_vi_ext.families.empirical import Histogram
 from numpyro_vi_ext.identity import Fingerprint, fingerprint, package_of
 from numpyro_vi_ext.model import Inputs, Target

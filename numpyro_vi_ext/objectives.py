@@ -1,20 +1,55 @@
-"""What a fit descends on: (q, noise, target) -> (loss, gradient of q)."""
+"""What a fit descends on: (q, noise, target) -> (loss, gradient of q), and the first: the ELBO."""
 
+import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 
-from numpyro_vi_ext.families.base import DensityFamily
+from numpyro_vi_ext.checks import as_count
+from numpyro_vi_ext.families.base import DensityFamily, Family
 
 Array = jax.Array
 Density = Callable[[Array, Array], tuple[Array, Array]]  # (z, theta) -> (log prior, log likelihood)
 
 
+class Objective(abc.ABC):
+    """Abstract: what a step needs; hashable, compared by its parts."""
+
+    is_scored: ClassVar[bool]  # whether its values are recorded unless the user says otherwise
+    label: ClassVar[str]  # what its values are where they are not recorded
+
+    @abc.abstractmethod
+    def configure(self, n_mc: Any, score: bool) -> Self:
+        """With the user's draws per step, None if there was no word of it, and scored or not."""
+
+    @abc.abstractmethod
+    def noise(self, key: Array, steps: int, ndim: int, dtype: Any) -> Array:
+        """Standard normal noise for a block of steps, the steps along the leading axis."""
+
+    @abc.abstractmethod
+    def points(self, q: Any, eps: Array) -> Array:
+        """The points, shape (n, d), at which the model is evaluated in a step."""
+
+    @abc.abstractmethod
+    def init(self, q: Any) -> Any:
+        """What it remembers from step to step, before the first one: a pytree."""
+
+    @abc.abstractmethod
+    def loss_and_grad(
+        self, q: Any, theta: Array, eps: Array, density: Density, memory: Any
+    ) -> tuple[Array, tuple[Family, Array], Any]:
+        """Loss, its gradient in q and in the model's params `theta`, and what to remember."""
+
+    @abc.abstractmethod
+    def remark(self, q: Any, memory: Any) -> str:
+        """What a user should know of the result of a fit; empty if there is nothing to say."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Elbo:
+class Elbo(Objective):
     r"""The negative evidence lower bound, with the entropy in closed form.
 
     .. math:: L(q) = -E_q[\log p(x | z) + \beta \log p(z)] - \beta H(q)
@@ -34,13 +69,30 @@ class Elbo:
     beta: float = 1.0
     n_mc: int = 1
 
+    is_scored: ClassVar[bool] = True
+    label: ClassVar[str] = "Loss"
+
+    def configure(self, n_mc: Any, score: bool) -> Self:
+        del score  # it costs nothing
+        n_mc = self.n_mc if n_mc is None else as_count(n_mc, "obj_n_mc", 1)
+        return dataclasses.replace(self, n_mc=n_mc)
+
     def noise(self, key: Array, steps: int, ndim: int, dtype: Any) -> Array:
         """Standard normal noise for a block of steps, shape (steps, n_mc, ndim)."""
         return jax.random.normal(key, (steps, self.n_mc, ndim), dtype)
 
+    def points(self, q: DensityFamily, eps: Array) -> Array:
+        return _over_draws(self.n_mc)(q.transform)(eps)
+
+    def init(self, q: DensityFamily) -> tuple[()]:
+        return ()
+
+    def remark(self, q: DensityFamily, memory: tuple[()]) -> str:
+        return ""
+
     def loss_and_grad(
-        self, q: DensityFamily, theta: Array, eps: Array, density: Density
-    ) -> tuple[Array, tuple[DensityFamily, Array]]:
+        self, q: DensityFamily, theta: Array, eps: Array, density: Density, memory: tuple[()] = ()
+    ) -> tuple[Array, tuple[DensityFamily, Array], tuple[()]]:
         """Loss, and its gradient in q and in the model's params `theta`.
 
         Parameters
@@ -53,6 +105,8 @@ class Elbo:
             Standard normal noise.
         density : callable
             ``(z, theta) -> (log prior, log likelihood)`` at one point.
+        memory : tuple
+            Nothing.
         """
 
         def weighted(z: Array, theta: Array) -> Array:
@@ -60,12 +114,12 @@ class Elbo:
             return log_likelihood + self.beta * log_prior
 
         over = _over_draws(self.n_mc)
-        z, pull_back = jax.vjp(lambda q: over(q.transform)(eps), q)
+        z, pull_back = jax.vjp(lambda q: self.points(q, eps), q)
         value_and_grad = jax.value_and_grad(weighted, argnums=(0, 1))
         log_p, (grad_z, grad_theta) = over(lambda z: value_and_grad(z, theta))(z)
         path = (self.beta * over(q.score)(eps) - grad_z) / self.n_mc
         loss = -jnp.mean(log_p) - self.beta * q.entropy()
-        return loss, (pull_back(path)[0], -jnp.mean(grad_theta, axis=0))
+        return loss, (pull_back(path)[0], -jnp.mean(grad_theta, axis=0)), memory
 
 
 def _over_draws(n_mc: int) -> Callable[[Callable[[Array], Any]], Callable[[Array], Any]]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro import infer  # in this form: see arguments
 
-from numpyro_vi_ext.evaluate import in_blocks
+from numpyro_vi_ext.blocks import in_blocks
 from numpyro_vi_ext.layout import Layout, Site
 from numpyro_vi_ext.model import Target
 from numpyro_vi_ext.tracing import Program, Values

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import math
 import signal
 import sys
 import threading
@@ -24,7 +25,7 @@ logger = logging.getLogger("numpyro_vi_ext")
 
 MOST_STEPS = 2**31 - 2**20  # in one fit, for steps are counted in 32 bits
 _CHUNK_SECONDS = 0.1  # chunks grow until they take this long
-_FIRST_CHUNK = 16
+_FIRST_CHUNK = 1  # for a step of many particles may take seconds
 
 Hook = Callable[[int, Point], None]  # (step, result at that step); StopIteration stops the fit
 
@@ -59,6 +60,7 @@ class Run:
     history: History = dataclasses.field(default_factory=History)
     status: str = "initialized"
     message: str = ""
+    last: float = math.nan  # the last loss, recorded or not
 
     @property
     def step(self) -> int:
@@ -84,6 +86,7 @@ class Run:
             state = self.chunk(begin, self.inputs, good, NEVER)[0]
         if self.score:
             self.history.extend(losses)
+        self.last = float(losses[-1]) if len(losses) else self.last
         self.state = state  # last: if Ctrl-C comes in between, the history is the one too long
         return snapshots, finite
 
@@ -172,10 +175,16 @@ def _advance(
         elif run.status == "finished" and interrupted() and run.step < end:
             run.status = "interrupted"
         bar.update(run.step - before)
-        if len(run.history):
-            bar.set_description_str(f"Average Loss = {run.history.average():,.5g}", refresh=False)
+        bar.set_description_str(_describe(run), refresh=False)
         per_step = (time.perf_counter() - tic) / max(1, run.step - before)
         length = max(1, min(MAX_STEPS, 8 * length, int(_CHUNK_SECONDS / max(per_step, 1e-9))))
+
+
+def _describe(run: Run) -> str:
+    """What stands at the bar."""
+    if len(run.history):
+        return f"Average Loss = {run.history.average():,.5g}"
+    return f"{run.chunk.label} = {run.last:,.5g}"
 
 
 def _due(before: int, after: int, every: int, snapshots: Point) -> Iterator[tuple[int, Point]]:
@@ -233,7 +242,10 @@ def _report(run: Run, done: int, n: int, show: bool) -> None:
         elif len(run.history):
             text += f": Average Loss = {run.history.average():,.5g}"
     _say(text, show)
-    run.message = run.message or text
+    remark = run.chunk.remark(run.state)
+    if remark:
+        _say(remark, show)
+    run.message = "\n".join(filter(None, [run.message or text, remark]))
 
 
 def _say(text: str, show: bool) -> None:

@@ -388,8 +388,12 @@ def test_tracker_contents():
         (lambda: CheckParametersConvergence(every=0), ValueError, "every must be at least 1"),
         (lambda: CheckParametersConvergence(every=1.5), TypeError, "every must be an integer"),
         (lambda: CheckParametersConvergence(every=True), TypeError, "every must be an integer"),
-        (lambda: CheckParametersConvergence(tolerance=0), ValueError, "tolerance must be > 0"),
-        (lambda: CheckParametersConvergence(tolerance=-1), ValueError, "tolerance must be at l"),
+        (
+            lambda: CheckParametersConvergence(tolerance=0),
+            ValueError,
+            "tolerance must be greater",
+        ),
+        (lambda: CheckParametersConvergence(tolerance=-1), ValueError, "tolerance must be greater"),
         (lambda: CheckParametersConvergence(tolerance=np.nan), ValueError, "tolerance .* got nan"),
         (lambda: CheckParametersConvergence(tolerance="x"), TypeError, "tolerance must be a numb"),
         (

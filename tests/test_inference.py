@@ -96,7 +96,11 @@ def test_klqp_as_instance():
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({"method": "advy"}, KeyError, r"'advy' is unknown; the methods are \['advi', 'fullrank"),
+        (
+            {"method": "advy"},
+            KeyError,
+            r"'advy' is unknown; the methods are \['advi', 'asvgd', 'fullrank",
+        ),
         ({"method": 3}, TypeError, "an Inference instance or an Inference class, got int"),
         ({"method": vi.MeanField}, TypeError, "an Inference instance or an Inference class, got"),
         ({"n": -1}, ValueError, "n must be at least 0, got -1"),
@@ -123,22 +127,22 @@ def test_klqp_as_instance():
         (
             {"total_grad_norm_constraint": 0},
             ValueError,
-            "total_grad_norm_constraint must be greater than 0, got 0",
+            "total_grad_norm_constraint must be greater than 0 and finite, got 0",
         ),
         (
             {"total_grad_norm_constraint": -1},
             ValueError,
-            "constraint must be at least 0 and finite, got -1",
+            "constraint must be greater than 0 and finite, got -1",
         ),
         (
             {"total_grad_norm_constraint": np.nan},
             ValueError,
-            "constraint must be at least 0 and finite, got nan",
+            "constraint must be greater than 0 and finite, got nan",
         ),
         (
             {"total_grad_norm_constraint": np.inf},
             ValueError,
-            "constraint must be at least 0 and finite, got inf",
+            "constraint must be greater than 0 and finite, got inf",
         ),
         ({"total_grad_norm_constraint": "1"}, TypeError, "constraint must be a number, got '1'"),
         (

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 
 # Lowest first. A module may import from rows above its own here, and from its own row.
 LAYERS = (
-    {"_typing", "checks", "errors", "seeds"},
+    {"_typing", "blocks", "checks", "errors", "seeds"},
     {
         "arguments",
         "cache",
@@ -24,12 +24,13 @@ LAYERS = (
         "rerun",
         "start",
         "streaming",
+        "total_size",
         "tracing",
     },
     {"families.base"},
-    {"families.*", "defaults", "kernels", "optimizers"},
+    {"families.*", "bandwidth", "defaults", "kernels", "optimizers"},
     {"families"},
-    {"objectives"},
+    {"objectives", "stein"},
     {"algorithm", "warmup"},
     {"checkpoint", "chunk", "dispatch", "history", "training"},
     {
@@ -45,7 +46,7 @@ LAYERS = (
         "saving",
         "traces",
     },
-    {"fitting", "inference"},
+    {"fitting", "inference", "methods"},
     {"__init__"},
 )
 # Packages that only some modules may import.

@@ -421,7 +421,7 @@ def test_many_rows_go_in_blocks(monkeypatch):
     """The same rows as one by one, whatever the size of a block."""
     draws = grouped()
     rows = empirical(draws).histogram
-    monkeypatch.setattr("numpyro_vi_ext.evaluate.BLOCK_NUMBERS", 50)
+    monkeypatch.setattr("numpyro_vi_ext.blocks.BLOCK_NUMBERS", 50)
 
     def fresh(y):  # another function: what was compiled for `model` is not used again
         return model(y)
