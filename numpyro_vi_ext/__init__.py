@@ -11,6 +11,7 @@ from numpyro_vi_ext.fitting import fit
 from numpyro_vi_ext.inference import Inference
 from numpyro_vi_ext.kernels import imq, rbf
 from numpyro_vi_ext.methods import ADVI, ASVGD, SVGD, FullRankADVI, KLqp
+from numpyro_vi_ext.minibatch import Minibatch
 from numpyro_vi_ext.model import Model
 from numpyro_vi_ext.optimizers import (
     adadelta,
@@ -39,6 +40,7 @@ __all__ = [
     "Inference",
     "KLqp",
     "MeanField",
+    "Minibatch",
     "Model",
     "NonFiniteError",
     "Tracker",

@@ -11,6 +11,8 @@ import numpy as np
 from numpyro import primitives  # in this form: ArviZ 1.x puts off loading it, and so twice
 
 from numpyro_vi_ext.identity import Unknown, fingerprint
+from numpyro_vi_ext.minibatch import Minibatch
+from numpyro_vi_ext.plans import Plan
 
 _SETTINGS = (  # of JAX, that change what a traced program is
     "jax_enable_x64",
@@ -34,13 +36,15 @@ class Arguments:
     args, kwargs : tuple, dict
         What the model is called with.
     leaves : tuple
-        Flattened ``(args, kwargs)``; data leaves are JAX arrays.
+        Flattened ``(args, kwargs)``; data leaves are JAX arrays, the full data of a Minibatch.
     names : tuple of str
         One readable name per leaf, such as ``X`` or ``batch['y']``.
     treedef : jax.tree_util.PyTreeDef
         How to rebuild ``(args, kwargs)`` from the leaves.
     is_data : tuple of bool
         Which leaves are data.
+    plans : tuple of Plan or None
+        How a step of a fit cuts a batch out of a leaf, where a Minibatch stands for it.
     fixed : frozenset of int
         Positions of data leaves whose values the model needs in Python.
     """
@@ -52,6 +56,7 @@ class Arguments:
     names: tuple[str, ...]
     treedef: Any
     is_data: tuple[bool, ...]
+    plans: tuple[Plan | None, ...]
     fixed: frozenset[int] = frozenset()
 
     @classmethod
@@ -68,13 +73,15 @@ class Arguments:
         signature = _signature(fn, args, kwargs)
         paths, treedef = jax.tree_util.tree_flatten_with_path((tuple(args), dict(kwargs)))
         names = tuple(_leaf_name(path, signature) for path, _ in paths)
-        leaves, is_data = [], []
+        leaves, is_data, plans = [], [], []
         for (_, leaf), name in zip(paths, names, strict=True):
-            value = _as_data(leaf, name)
+            stored, plan = _split_minibatch(leaf, name)
+            value = _as_data(stored, name)
             is_data.append(value is not None)
             leaves.append(leaf if value is None else value)
+            plans.append(plan)
         known = (signature, tuple(args), dict(kwargs), tuple(leaves), names, treedef)
-        return cls(*known, tuple(is_data))
+        return cls(*known, tuple(is_data), tuple(plans))
 
     @property
     def inputs(self) -> list[int]:
@@ -85,6 +92,18 @@ class Arguments:
     def data(self) -> tuple[jax.Array, ...]:
         """Values of those leaves."""
         return tuple(self.leaves[i] for i in self.inputs)
+
+    def is_current(self) -> bool:
+        """Whether each Minibatch still holds the data that it held when this was made."""
+        given = jax.tree.leaves((self.args, self.kwargs))
+        triples = zip(given, self.leaves, self.plans, strict=True)
+        return all(plan is None or now.shared is then for now, then, plan in triples)
+
+    def at_batch(self) -> "Arguments":
+        """The same with a batch, that of the first step, in the place of each Minibatch."""
+        pairs = zip(self.leaves, self.plans, strict=True)
+        batch = (leaf if plan is None else plan.take(leaf, 0) for leaf, plan in pairs)
+        return dataclasses.replace(self, leaves=tuple(batch))
 
     def with_fixed(self, positions: Sequence[int] | frozenset[int]) -> "Arguments":
         """Make these data leaves, and no others, part of the program; JAX keys cannot be."""
@@ -189,7 +208,7 @@ class Arguments:
         if self.fixed:
             originals = jax.tree.leaves((self.args, self.kwargs))
             for i in self.fixed:
-                is_array = isinstance(originals[i], np.ndarray)
+                is_array = isinstance(originals[i], np.ndarray | Minibatch)
                 leaves[i] = np.array(leaves[i]) if is_array else originals[i]
         return leaves
 
@@ -233,6 +252,18 @@ def _leaf_name(path: tuple[Any, ...], signature: inspect.Signature | None) -> st
         if i == position:
             return f"{p.name}{tail}"
     return f"model_args[{position}]{tail}"
+
+
+def _split_minibatch(leaf: Any, name: str) -> tuple[Any, Plan | None]:
+    """The stored data of a Minibatch, and how it is cut; anything else as it is."""
+    if not isinstance(leaf, Minibatch):
+        return leaf, None
+    if len(leaf.parts) > 1:
+        raise TypeError(
+            f"model argument {name!r} is a Minibatch of {len(leaf.parts)} arrays; unpack it, as in "
+            "X_mb, y_mb = minibatch, and pass each for an argument of its own"
+        )
+    return leaf.shared, leaf.plan
 
 
 def _as_data(leaf: Any, name: str) -> jax.Array | None:

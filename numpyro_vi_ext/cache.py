@@ -135,13 +135,14 @@ _entries: list[_Entry] = []  # the most recently used last
 
 def find_target(fn: Callable[..., Any], arguments: Arguments) -> Target:
     """The model laid out and traced, from the cache if nothing that it reads has changed."""
-    return Target(*find_traced(fn, arguments, Program, (Program,)))
+    program, bound = find_traced(fn, arguments, Program, (Program,))
+    return Target(program, bound.data)
 
 
 def find_traced(
     fn: Callable[..., Any], arguments: Arguments, make: Maker, kind: tuple[Any, ...]
-) -> tuple[Any, tuple[Array, ...]]:
-    """What `make` makes of the model, and the data to evaluate it on.
+) -> tuple[Any, Arguments]:
+    """What `make` makes of the model, and the arguments with what it took as constants fixed.
 
     Parameters
     ----------
@@ -163,7 +164,7 @@ def find_traced(
                 bound = arguments.with_fixed(entry.fixed)
                 if entry.key == (*kind, bound.program_key()):
                     _entries.append(_entries.pop(i))
-                    return entry.traced, bound.data
+                    return entry.traced, bound
         bound, traced, between = _trace(fn, arguments, make, look)
         surroundings = Surroundings(before, between, look())
         if surroundings.unknown or not bound.is_comparable():
@@ -173,7 +174,7 @@ def find_traced(
             key = (*kind, bound.program_key())
             _entries.append(_Entry(surroundings, bound.fixed, key, traced))
             del _entries[:-_CACHE_SIZE]
-        return traced, bound.data
+        return traced, bound
 
 
 def _trace(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_vi_ext.algorithm import Algorithm, Point, State
+from numpyro_vi_ext.feeding import Fed, Feed
 from numpyro_vi_ext.model import Inputs
 from numpyro_vi_ext.tracing import Program
 
@@ -37,13 +38,15 @@ class Chunk:
     result of a step depends on neither the start nor the length of the chunk it is computed in.
     """
 
-    def __init__(self, program: Program, algorithm: Algorithm, point: Point) -> None:
+    def __init__(self, fed: Fed, algorithm: Algorithm, point: Point) -> None:
         noise = jax.eval_shape(
             lambda key: algorithm.objective.noise(key, 1, point.q.ndim, float), jax.random.key(0)
         )
-        numbers = max(1, noise.size)
+        data, _ = fed.inputs
+        rows = jax.eval_shape(lambda data: fed.feed.draw(data, 0, 1), data)
+        numbers = max(1, noise.size + sum(x.size for x in jax.tree.leaves(rows)))
         size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(point))
-        self._program, self._algorithm = program, algorithm
+        self._program, self._feed, self._algorithm = fed.program, fed.feed, algorithm
         self._block = max(1, min(_BLOCK_STEPS, _BLOCK_NUMBERS // numbers))
         self.snapshots = max(1, min(_SNAPSHOTS, _SNAPSHOT_BYTES // max(1, size)))
         self._compiled = jax.jit(self._run)
@@ -71,10 +74,16 @@ class Chunk:
         losses = np.asarray(losses)[offset : offset + int(state.step) - begin]
         return state, losses, snapshots, bool(finite)
 
-    def points(self, state: State) -> Array:
-        """Points at which the next step will evaluate the model, shape (n, ndim)."""
+    def log_probs(self, state: State, inputs: Inputs) -> dict[str, Array]:
+        """Log density of each site at the points where the next step evaluates the model, (n,)."""
         index, offset = divmod(int(state.step), self._block)
-        return self._algorithm.objective.points(state.point.q, self._noise(state, index)[offset])
+        data, constants = inputs
+        eps = self._noise(state, index)[offset]
+        points = self._algorithm.objective.points(state.point.q, eps)
+        batch = self._feed.take(data, self._feed.draw(data, state.step, 1), 0)
+        evaluate = jax.vmap(self._program.evaluate.apply, (None, 0, None, None, None))
+        key = self.model_key(state)
+        return evaluate(constants, points, state.point.theta, key, batch).site_log_prob
 
     def remark(self, state: State) -> str:
         """What a user should know of a fit that ends here."""
@@ -101,9 +110,9 @@ class Chunk:
 
         def run_block(carry: _Carry) -> _Carry:
             index = carry.state.step // size
-            eps = self._noise(carry.state, index)
+            noise = self._noise(carry.state, index), self._feed.draw(inputs[0], index * size, size)
             stop = jnp.minimum(end, (index + 1) * size)
-            segment = functools.partial(self._run_segment, inputs, eps, begin, stop, every)
+            segment = functools.partial(self._run_segment, inputs, noise, begin, stop, every)
             block = carry._replace(losses=jnp.zeros(size, carry.losses.dtype))
             block = _while(stop, segment, block)
             where = (index - begin // size) * size
@@ -122,7 +131,7 @@ class Chunk:
     def _run_segment(
         self,
         inputs: Inputs,
-        eps: Array,
+        noise: tuple[Array, Any],
         begin: Array,
         stop: Array,
         every: Array,
@@ -131,16 +140,22 @@ class Chunk:
         """Steps of one block up to the next snapshot, and the snapshot."""
         step = carry.state.step
         until = step + jnp.minimum(stop - step, every - step % every)
-        carry = _while(until, functools.partial(self._run_step, inputs, eps), carry)
+        carry = _while(until, functools.partial(self._run_step, inputs, noise), carry)
         state = carry.state
         slot = jnp.minimum((state.step - 1) // every - begin // every, self.snapshots)
         snapshots = jax.tree.map(lambda s, x: s.at[slot].set(x), carry.snapshots, state.result)
         return carry._replace(snapshots=snapshots)
 
-    def _run_step(self, inputs: Inputs, eps: Array, carry: _Carry) -> _Carry:
-        """One step; `eps` is the noise of the whole block."""
+    def _run_step(self, inputs: Inputs, noise: tuple[Array, Any], carry: _Carry) -> _Carry:
+        """One step; `noise` is that of the whole block, for draws of q and of rows."""
         state, i = carry.state, carry.state.step % self._block
-        density = functools.partial(self._program.densities, inputs, self.model_key(state))
+        (eps, rows), (data, constants) = noise, inputs
+        density = functools.partial(
+            self._program.densities,
+            (self._feed.take(data, rows, i), constants),
+            self.model_key(state),
+            scales=self._feed.scales,
+        )
         state, loss = self._algorithm.step(state, eps[i], density)
         return carry._replace(
             state=state, losses=carry.losses.at[i].set(loss), ok=jnp.isfinite(loss)
@@ -153,12 +168,13 @@ def _while(end: Array, body: Callable[[_Carry], _Carry], carry: _Carry) -> _Carr
 
 
 @functools.lru_cache(maxsize=16)
-def _chunk(program: Program, algorithm: Algorithm, shapes: Any, treedef: Any) -> Chunk:
-    return Chunk(program, algorithm, jax.tree.unflatten(treedef, shapes))
+def _chunk(program: Program, feed: Feed, algorithm: Algorithm, shapes: Any, treedef: Any) -> Chunk:
+    inputs, point = jax.tree.unflatten(treedef, shapes)
+    return Chunk(Fed(program, feed, inputs), algorithm, point)
 
 
-def chunk_for(program: Program, algorithm: Algorithm, point: Point) -> Chunk:
+def chunk_for(fed: Fed, algorithm: Algorithm, point: Point) -> Chunk:
     """The compiled chunk for these parts, shared between fits."""
-    leaves, treedef = jax.tree.flatten(point)
+    leaves, treedef = jax.tree.flatten((fed.inputs, point))
     shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
-    return _chunk(program, algorithm, shapes, treedef)
+    return _chunk(fed.program, fed.feed, algorithm, shapes, treedef)

@@ -1,6 +1,5 @@
 """Why a fit went wrong."""
 
-import jax
 import numpy as np
 
 from numpyro_vi_ext.approximation.results import Approximation
@@ -47,10 +46,8 @@ def explain_non_finite(run: Run, approx: Approximation) -> NonFiniteError:
 
 def _bad_density_sites(run: Run, approx: Approximation) -> tuple[tuple[str, ...], str]:
     """Sites whose log density is not finite at the points of the bad step, and at how many."""
-    evaluate = jax.vmap(approx.target.evaluate, (0, None, None))
-    key = run.chunk.model_key(run.state)
-    terms = evaluate(run.chunk.points(run.state), run.state.point.theta, key)
-    is_bad = {name: ~np.isfinite(values) for name, values in terms.site_log_prob.items()}
+    log_probs = run.chunk.log_probs(run.state, run.inputs)
+    is_bad = {name: ~np.isfinite(values) for name, values in log_probs.items()}
     bad = [name for name, points in is_bad.items() if points.any()]
     points = np.any([is_bad[name] for name in bad], axis=0) if bad else np.zeros(0)
     where = f"{points.sum():,d} of the {points.size:,d} points" if points.size > 1 else "the point"

@@ -32,6 +32,7 @@ def fit(
     obj_n_mc: int | None = None,
     total_grad_norm_constraint: float | None = None,
     more_replacements: Mapping[str, Any] | None = None,
+    total_size: Mapping[str, Any] | None = None,
 ) -> Approximation:
     r"""Fit an approximation of the posterior of a NumPyro model.
 
@@ -79,7 +80,10 @@ def fit(
     total_grad_norm_constraint : float, optional
         Upper bound on the L2 norm of the gradient.
     more_replacements : dict, optional
-        Model argument -> value to fit with instead.
+        Model argument -> value to fit with instead, such as a `Minibatch`.
+    total_size : dict, optional
+        Observed site -> size of the full data of which the model sees a part, an int or a list as
+        long as the site has axes. Not needed with a `Minibatch`, whose size is known.
 
     Returns
     -------
@@ -89,7 +93,8 @@ def fit(
     Raises
     ------
     KeyError
-        Unknown method, site in `start` or `start_sigma`, or argument in `more_replacements`.
+        Unknown method, site in `start`, `start_sigma` or `total_size`, or argument in
+        `more_replacements`.
     TypeError, ValueError
         Anything else of a wrong type or value, by name.
     NonFiniteError
@@ -123,6 +128,7 @@ def fit(
         obj_n_mc=obj_n_mc,
         total_grad_norm_constraint=total_grad_norm_constraint,
         more_replacements=more_replacements,
+        total_size=total_size,
     )
 
 

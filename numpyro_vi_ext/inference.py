@@ -69,6 +69,7 @@ class Inference(abc.ABC):
         obj_n_mc: int | None = None,
         total_grad_norm_constraint: float | None = None,
         more_replacements: Mapping[str, Any] | None = None,
+        total_size: Mapping[str, Any] | None = None,
     ) -> Approximation:
         """Fit from the current approximation, with a fresh optimizer and step count.
 
@@ -89,15 +90,15 @@ class Inference(abc.ABC):
         if not isinstance(more_replacements, Mapping | None):
             got = type(more_replacements).__name__
             raise TypeError(f"more_replacements must be a dict of model arguments, got {got}")
-        model = self._approx.model
+        model = self._approx.model.refreshed()
         if more_replacements:
             model = model.replace(**more_replacements)
         # Looked at again even if it is the same model: what it closes over may have changed.
         approx = self._approx.with_model(model)
+        fed = model.fed(approx.mean, approx.point.theta, total_size)
         past = self._losses()
         state = algorithm.init(approx.point, jax.random.fold_in(self._key, len(past)))
-        chunk = chunk_for(approx.target.program, algorithm, approx.point)
-        run = Run(chunk, approx.target.inputs, state, score)
+        run = Run(chunk_for(fed, algorithm, approx.point), fed.inputs, state, score)
         # Nothing above changed this object, so that a refused call leaves it as it was.
         self._approx, self._callbacks, self._past, self._run = approx, checked, past, run
         return self._train(run, n, progressbar)

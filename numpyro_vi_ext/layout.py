@@ -44,6 +44,10 @@ class Layout:
         Deterministic sites.
     params : tuple of str
         ``numpyro.param`` sites.
+    subsampled : dict
+        Name of a sample site -> (size, subsample size) of each subsampled plate it stands in.
+    scaled : dict
+        Name of a sample site -> constant that the user multiplies its log density by.
     """
 
     latents: tuple[Site, ...]
@@ -52,6 +56,8 @@ class Layout:
     observed: tuple[str, ...]
     deterministics: tuple[str, ...]
     params: tuple[str, ...]
+    subsampled: dict[str, tuple[tuple[int, int], ...]]
+    scaled: dict[str, float]
 
     @property
     def ndim(self) -> int:
@@ -112,7 +118,18 @@ def lay_out(trace: dict[str, Any]) -> tuple[Layout, Array]:
     dims |= {n: axis_plates(trace[site], value) for n, (site, value) in computed.items()}
     event_dims = {name: trace[name]["fn"].event_dim for name in kinds["latent"]}
     observed, params = tuple(kinds["observed"]), tuple(kinds["param"])
-    layout = Layout(tuple(sites), dims, event_dims, observed, tuple(computed), params)
+    samples = {name: site for name, site in trace.items() if site["type"] == "sample"}
+    plates = {name: _subsampled_plates(site, trace) for name, site in samples.items()}
+    layout = Layout(
+        tuple(sites),
+        dims,
+        event_dims,
+        observed,
+        tuple(computed),
+        params,
+        {name: sizes for name, sizes in plates.items() if sizes},
+        _constant_scales(samples, plates),
+    )
     return layout, jnp.concatenate(pieces)
 
 
@@ -184,6 +201,24 @@ def _check_kinds(kinds: dict[str, list[str]]) -> None:
             "the model has no latent sites, so there is nothing to infer; its observed sites are "
             f"{kinds['observed']}. Is a value passed for a site that should be latent?"
         )
+
+
+def _subsampled_plates(site: dict[str, Any], trace: dict[str, Any]) -> tuple[Any, ...]:
+    """Size and subsample size of each subsampled plate that a site stands in."""
+    plates = (trace.get(frame.name) for frame in site["cond_indep_stack"])
+    sizes = (tuple(p["args"]) for p in plates if p is not None and p["type"] == "plate")
+    return tuple((size, part) for size, part in sizes if size != part)
+
+
+def _constant_scales(samples: dict[str, Any], plates: dict[str, Any]) -> dict[str, float]:
+    """What ``handlers.scale`` multiplies log densities by, where it is a constant."""
+    found = {}
+    for name, site in samples.items():
+        if isinstance(site["scale"], int | float | np.generic):
+            factor = site["scale"] / math.prod(size / part for size, part in plates[name])
+            if not math.isclose(factor, 1.0):
+                found[name] = float(factor)
+    return found
 
 
 def axis_plates(site: dict[str, Any], value: Any = None) -> tuple[str | None, ...]:

@@ -1,7 +1,7 @@
 """A NumPyro model bound to its arguments."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import numpy as np
 
 from numpyro_vi_ext.arguments import Arguments
 from numpyro_vi_ext.cache import Inputs, Target, find_target
+from numpyro_vi_ext.feeding import Fed, find_fed
 from numpyro_vi_ext.layout import Site
 from numpyro_vi_ext.seeds import Seed, as_key
 from numpyro_vi_ext.tracing import Evaluation
@@ -79,6 +80,15 @@ class Model:
     def target(self) -> Target:
         """The model as traced now; traced again only if something it reads has changed."""
         return find_target(self.fn, self.arguments)
+
+    def refreshed(self) -> "Model":
+        """The model with the data that its Minibatch arguments hold now; itself if unchanged."""
+        return self if self.arguments.is_current() else self.replace()
+
+    def fed(self, z: Any, theta: Array, total_size: Mapping[str, Any] | None = None) -> Fed:
+        """The model as the steps of a fit see it, tried at one point: for internal use."""
+        point = jnp.asarray(z, jnp.result_type(float)), theta
+        return find_fed(self.fn, self.arguments, self.target.layout, point, total_size)
 
     @property
     def latents(self) -> tuple[str, ...]:

@@ -186,8 +186,8 @@ def find_rerun(
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), x.dtype), values)
     leaves, treedef = jax.tree.flatten(shapes)
     make = functools.partial(Rerun, shapes, mode)
-    traced = find_traced(fn, arguments, make, (Rerun, mode, tuple(leaves), treedef))
-    return Elsewhere(*traced, latents)
+    rerun, bound = find_traced(fn, arguments, make, (Rerun, mode, tuple(leaves), treedef))
+    return Elsewhere(rerun, bound.data, latents)
 
 
 def _values(sites: dict[str, dict[str, Any]]) -> Values:

@@ -8,7 +8,7 @@ means, and for values that are to be unconstrained.
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -200,14 +200,25 @@ class Program:
                 found.append(name)
         return tuple(found)
 
-    def densities(self, inputs: Any, key: Array, z: Array, theta: Array) -> tuple[Array, Array]:
+    def densities(
+        self,
+        inputs: Any,
+        key: Array,
+        z: Array,
+        theta: Array,
+        scales: Sequence[tuple[str, float]] = (),
+    ) -> tuple[Array, Array]:
         """Log prior and log likelihood at one point, for use inside compiled code.
 
-        `inputs` is the pair (data, ``evaluate.constants``).
+        `inputs` is the pair (data, ``evaluate.constants``). The observed and factor sites named in
+        `scales` count as many times as it says, others once.
         """
         data, constants = inputs
         evaluation = self.evaluate.apply(constants, z, theta, key, data)
-        return evaluation.log_prior, evaluation.log_likelihood
+        log_likelihood = evaluation.log_likelihood
+        for name, scale in scales:
+            log_likelihood += (scale - 1) * evaluation.site_log_prob[name]
+        return evaluation.log_prior, log_likelihood
 
     def _unconstrain(self, values: Values, theta: Array, key: Array, data: Any) -> Any:
         model = handlers.substitute(handlers.seed(self._fn, key), data=values)

@@ -1,0 +1,260 @@
+"""What each step of a fit sees of the data, and how much each site counts.
+
+An argument that is a `Minibatch` is a batch in a step, and the full data everywhere else. The model
+is traced for both. Which minibatched axes the log density of a site depends on is read off the
+program traced for a batch; the site then counts N / B times for each of them (Hoffman et al. 2013,
+section 2.4), so that its log density is on average that of the full data.
+"""
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from numpyro_vi_ext.additivity import find_kinds
+from numpyro_vi_ext.arguments import Arguments
+from numpyro_vi_ext.cache import Inputs, find_traced
+from numpyro_vi_ext.layout import Layout
+from numpyro_vi_ext.plans import Plan, Stream
+from numpyro_vi_ext.total_size import scale_factor
+from numpyro_vi_ext.tracing import Program
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+    """How data become those of a step; hashable, compared by its parts.
+
+    Parameters
+    ----------
+    plans : tuple of Plan or None
+        How each data argument is cut.
+    scales : tuple of (str, float)
+        Observed and factor sites that count another number of times than once.
+    """
+
+    plans: tuple[Plan | None, ...] = ()
+    scales: tuple[tuple[str, float], ...] = ()
+
+    def draw(self, data: tuple[Array, ...], start: Any, steps: int) -> tuple[Any, ...]:
+        """Positions for a block of steps, once for all arrays that are cut alike."""
+        distinct = dict.fromkeys(filter(None, self._cuts(data)))
+        return tuple(plan.block_indices(lengths, start, steps) for plan, lengths in distinct)
+
+    def take(self, data: tuple[Array, ...], drawn: tuple[Any, ...], i: Any) -> tuple[Array, ...]:
+        """The data of the i-th step of a block."""
+        cuts = self._cuts(data)
+        rows = dict(zip(dict.fromkeys(filter(None, cuts)), drawn, strict=True))
+        step = {cut: jax.tree.map(lambda x: x[i], found) for cut, found in rows.items()}
+        return tuple(
+            x if cut is None else cut[0].gather(x, step[cut])
+            for x, cut in zip(data, cuts, strict=True)
+        )
+
+    def _cuts(self, data: tuple[Array, ...]) -> list[tuple[Plan, tuple[int, ...]] | None]:
+        plans = self.plans or (None,) * len(data)
+        pairs = zip(data, plans, strict=True)
+        return [plan and (plan, x.shape[: len(plan.axes)]) for x, plan in pairs]
+
+
+class Fed(NamedTuple):
+    """What the compiled steps of a fit run on."""
+
+    program: Program
+    feed: Feed
+    inputs: Inputs  # the full data
+
+
+class _Batched(NamedTuple):
+    """A model traced for a batch, and its data arguments."""
+
+    program: Program
+    names: tuple[str, ...]
+    data: tuple[Array, ...]  # in full
+    plans: tuple[Plan | None, ...]
+
+    @property
+    def terms(self) -> list[str]:
+        """Names of the terms of the log density."""
+        return [*self.program.evaluate.shapes.site_log_prob]
+
+
+def find_fed(
+    fn: Callable[..., Any],
+    arguments: Arguments,
+    full: Layout,
+    point: tuple[Array, Array],
+    total_size: Mapping[str, Any] | None,
+) -> Fed:
+    """The model as the steps of a fit see it, and how much its sites count.
+
+    Parameters
+    ----------
+    fn, arguments
+        The model, and what it is called with.
+    full : Layout
+        Of the same model on the full data.
+    point : pair of arrays
+        z and theta at which to try whether log densities are sums over rows.
+    total_size : mapping, optional
+        Observed site -> its total size, in place of what is found.
+
+    Raises
+    ------
+    KeyError
+        If `total_size` names something else.
+    TypeError
+        If `total_size` is not a mapping, or one of its values none of the forms it may have.
+    ValueError
+        If a latent site, or its prior, depends on the batch; if a log density that does is no sum
+        over its rows; if two Minibatch objects that one site depends on do not share their rows;
+        if the model needs the values of one in Python.
+    """
+    batched = _at_batch(fn, arguments)
+    _check_latents(batched, full)
+    of_site = {name: _streams_of(batched, name) for name in batched.terms}
+    kinds = {
+        stream: find_kinds(fn, arguments, stream, *point)
+        for stream in dict.fromkeys(s for streams in of_site.values() for s in streams)
+    }
+    found = {name: _scale(batched, name, of_site[name], kinds) for name in batched.terms}
+    scales = {**found, **_given_scales(batched.program, total_size, found)}
+    feed = Feed(
+        batched.plans if any(batched.plans) else (),
+        tuple((name, scale) for name, scale in scales.items() if scale != 1),
+    )
+    return Fed(batched.program, feed, (batched.data, batched.program.evaluate.constants))
+
+
+def _at_batch(fn: Callable[..., Any], arguments: Arguments) -> _Batched:
+    try:
+        program, bound = find_traced(fn, arguments.at_batch(), Program, (Program,))
+    except Exception as error:
+        cut = [n for n, plan in zip(arguments.names, arguments.plans, strict=True) if plan]
+        if cut:
+            error.add_note(
+                f"The model runs on the full data, and fails with a batch of {cut}. Arrays that "
+                "belong together must share their rows: "
+                "X_mb, y_mb = Minibatch(X, y, batch_size=...)."
+            )
+        raise
+    frozen = [arguments.names[i] for i in bound.fixed if arguments.plans[i]]
+    if frozen:
+        raise ValueError(
+            f"the model needs the values of {frozen} in Python, for a shape or a condition, but a "
+            "Minibatch has others at each step: compute what is needed beforehand and pass it as "
+            "an argument of its own"
+        )
+    inputs = bound.inputs
+    return _Batched(
+        program,
+        tuple(arguments.names[i] for i in inputs),
+        tuple(arguments.leaves[i] for i in inputs),
+        tuple(arguments.plans[i] for i in inputs),
+    )
+
+
+def _check_latents(batched: _Batched, full: Layout) -> None:
+    """Refuse latent sites of which each batch would have others."""
+    if not any(batched.plans):
+        return
+    layout = batched.program.layout
+    shapes = [{s.name: s.shape for s in x.latents} for x in (layout, full)]
+    local = {
+        name: (shapes[0].get(name), shapes[1].get(name))
+        for name in {**shapes[0], **shapes[1]}
+        if shapes[0].get(name) != shapes[1].get(name) or name in layout.subsampled
+    }
+    if local:
+        raise ValueError(
+            "latent sites with an entry for each row cannot be fitted in minibatches: the rows of "
+            "each batch would share them. Their shapes with a batch and with the full data are "
+            f"{local}. Marginalise them, or fit on the full data."
+        )
+
+
+def _streams_of(batched: _Batched, name: str) -> tuple[Stream, ...]:
+    """The streams of rows that a term of the density depends on.
+
+    Raises
+    ------
+    ValueError
+        If rows of different streams are taken for the same, or a prior depends on any.
+    """
+    evaluate, layout = batched.program.evaluate, batched.program.layout
+    none = jax.tree.map(lambda x: False, evaluate.shapes)
+    flags = none._replace(site_log_prob={**none.site_log_prob, name: True})
+    *_, used = evaluate.used_by(flags)
+    of_argument = {
+        argument: set(filter(None, plan.streams(x.shape)))
+        for argument, x, plan, is_used in zip(*batched[1:], used, strict=True)
+        if plan is not None and is_used
+    }
+    streams = set().union(*of_argument.values())
+    site = layout.site_of(name)
+    if streams and site in [s.name for s in layout.latents]:
+        raise ValueError(
+            f"the prior of the latent site {site!r} depends on a Minibatch, so that each step "
+            "would have another prior; let it depend on the full data"
+        )
+    if len(streams) > 1 and streams not in of_argument.values():
+        raise ValueError(
+            f"the site {name!r} depends on {[*of_argument]}, whose rows are drawn independently "
+            "and do not belong together. Pair them, as in "
+            "X_mb, y_mb = Minibatch(X, y, batch_size=...), or give both the same batch_size and "
+            "random_seed"
+        )
+    return tuple(sorted(streams))
+
+
+def _scale(
+    batched: _Batched, name: str, streams: tuple[Stream, ...], kinds: dict[Stream, dict[str, str]]
+) -> float:
+    """How many times a term of the density counts."""
+    layout, scale = batched.program.layout, 1.0
+    for stream in streams:
+        _, length, size, *_ = stream
+        kind = kinds[stream].get(name, "adds")
+        if kind == "neither":
+            raise ValueError(
+                f"the log density of the site {name!r} is not a sum over the rows of its data (as "
+                "in a Gaussian process, or a time series), so that a batch of them cannot stand "
+                "for all: fit it on the full data"
+            )
+        if kind == "adds" and (length, size) not in layout.subsampled.get(name, ()):
+            scale *= length / size
+    by_hand = layout.scaled.get(name, 1.0)
+    if scale != 1 and math.isclose(by_hand, scale, rel_tol=1e-4):
+        warnings.warn(
+            f"the log density of {name!r} is multiplied by {by_hand:g} in the model, and again by "
+            f"{scale:g} = N / B for its Minibatch: leave the former out",
+            stacklevel=2,
+        )
+    return scale
+
+
+def _given_scales(
+    program: Program, total_size: Mapping[str, Any] | None, found: dict[str, float]
+) -> dict[str, float]:
+    """What the user says on how much sites count."""
+    if not isinstance(total_size, Mapping | None):
+        raise TypeError(
+            "total_size must be a dict from observed site to its total size, got "
+            f"{type(total_size).__name__}"
+        )
+    observed, scales = program.evaluate.shapes.observed, {}
+    for name, total in (total_size or {}).items():
+        if name not in observed:
+            raise KeyError(f"total_size names {name!r}, but the observed sites are {[*observed]}")
+        scales[name] = scale_factor(total, observed[name].shape, name)
+        if found[name] != 1 and not math.isclose(scales[name], found[name], rel_tol=1e-6):
+            warnings.warn(
+                f"total_size says that the site {name!r} counts {scales[name]:g} times, its "
+                f"Minibatch {found[name]:g} times; what total_size says is taken",
+                stacklevel=2,
+            )
+    return scales
