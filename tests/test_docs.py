@@ -72,6 +72,7 @@ def code_of(page):
     return "\n".join(blocks)
 
 
+@pytest.mark.slow
 def test_code_of_the_page_on_using_a_fit_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
