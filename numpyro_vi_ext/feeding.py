@@ -68,6 +68,11 @@ class Fed(NamedTuple):
     feed: Feed
     inputs: Inputs  # the full data
 
+    @property
+    def is_noisy(self) -> bool:
+        """Whether a step sees a random part of the data."""
+        return any(self.feed.plans) or self.program.is_random
+
 
 class _Batched(NamedTuple):
     """A model traced for a batch, and its data arguments."""

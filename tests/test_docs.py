@@ -82,6 +82,13 @@ def test_code_of_the_page_on_using_a_fit_runs(tmp_path, monkeypatch):
     assert (tmp_path / "fit.npz").exists()
 
 
+def test_code_of_the_page_on_minibatches_runs():
+    names = {}
+    exec(quick(code_of("minibatch.md")), names)
+    assert names["approx"].steps == 200
+    assert names["approx"].sample_node("y").shape == (200,)
+
+
 def quick(code):
     """Fewer steps, and only the plotting function that the installed ArviZ has."""
     code = re.sub(r"(\d+_000)\b", "200", code).replace("random_seed=1", "n=200, random_seed=1")
