@@ -114,9 +114,9 @@ class ParticleStein(Stein):
             return ""
         return (
             f"The particles, {n:,d} in all, are too close together: their variance, averaged over "
-            f"{d:,d} dimensions, is {ratio:.2g} of that of a Gaussian fitted to the target. Either they "
-            "have not spread yet (fit more steps), or the variance has collapsed, as it does with "
-            "few particles in many dimensions: take more particles, or method='advi' or "
+            f"{d:,d} dimensions, is {ratio:.2g} of that of a Gaussian fitted to the target. Either "
+            "they have not spread yet (fit more steps), or the variance has collapsed, as it does "
+            "with few particles in many dimensions: take more particles, or method='advi' or "
             "'fullrank_advi'."
         )
 
