@@ -11,7 +11,7 @@ batch = pm.Minibatch(data, batch_size=500)
 with pm.Model():
     mu = pm.Flat("mu", shape=100)
     sd = pm.HalfNormal("sd", shape=100)
-    pm.Normal("lik", mu, sd, observed=batch, total_size=data.shape)
+    pm.Normal("lik", mu, sd, observed=batch, total_size=len(data))
     inference = pm.ADVI()
     inference.fit(10, progressbar=False)
 for _ in sys.stdin:
