@@ -155,7 +155,17 @@ _entries: list[_Entry] = []  # the most recently used last
 
 def find_target(fn: Callable[..., Any], arguments: Arguments) -> Target:
     """The model laid out and traced, from the cache if nothing that it reads has changed."""
-    program, bound = find_traced(fn, arguments, Program, (Program,))
+    try:
+        program, bound = find_traced(fn, arguments, Program, (Program,))
+    except Exception as error:
+        names = [arguments.names[i] for i in sorted(arguments.streamed)]
+        if names:
+            error.add_note(
+                f"The model was run with one batch of {names}, which come from a Stream. What "
+                "belongs to the same rows must come from the same Stream: model_args="
+                "(stream['X'], stream['y'])."
+            )
+        raise
     streamed = tuple(bound.names[i] if i in bound.streamed else "" for i in bound.inputs)
     return Target(program, bound.data, streamed)
 

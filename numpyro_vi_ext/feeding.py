@@ -120,8 +120,8 @@ def find_fed(
         their rows; if the model needs the values of one in Python.
     """
     batched = _at_batch(fn, arguments)
-    _check_latents(batched, _at_other_rows(fn, arguments) if arguments.streamed else full)
     of_site = {name: _streams_of(batched, name) for name in batched.terms}
+    _check_latents(batched, _at_other_rows(fn, arguments) if arguments.streamed else full)
     kinds = {
         stream: find_kinds(fn, arguments, stream, *point)
         for stream in dict.fromkeys(s for streams in of_site.values() for s in streams)

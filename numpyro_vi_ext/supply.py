@@ -84,12 +84,12 @@ class Supply:
         try:
             yield
         finally:
-            for reader in self._readers.values():
-                reader.stop()
             for stream, batches in self._batches.items():
                 self._readers[stream].put_back(batches[max(0, step() - self._begin) :])
             self._batches = {}
             self._positions = {s: reader.position for s, reader in self._readers.items()}
+            for reader in self._readers.values():
+                reader.stop()  # last: it may wait for the source, and a second Ctrl-C ends that
 
     def _stack(self, stream: Stream, key: Any) -> Array:
         """One part of the batches at hand, that of step t at place t modulo the length."""
