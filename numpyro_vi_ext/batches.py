@@ -1,12 +1,15 @@
 """What a batch from outside looks like: all batches of a stream must look like the first."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from numpyro_vi_ext.storage import as_array, as_copy, as_dtype
+from numpyro_vi_ext.storage import as_array, as_dtype, copy_into
+
+_MOST_BYTES, _MOST_BATCHES = 2**24, 4096
 
 Batch = tuple[np.ndarray, ...]  # one array per key of a form, each with the rows of the batch
 
@@ -70,8 +73,19 @@ class Form:
         pairs = zip(self.shapes, self.dtypes, strict=True)
         return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in pairs)
 
-    def read(self, batch: Any) -> Batch:
-        """The arrays of a batch of this form, copied.
+    @property
+    def most(self) -> int:
+        """How many batches may be in memory at once, in one place: a power of two."""
+        limit = max(1, min(_MOST_BATCHES, _MOST_BYTES // max(1, self.size)))
+        return 2 ** int(math.log2(limit))
+
+    def empty(self, count: int) -> Batch:
+        """Room for batches, one array per key with the batches along its first axis."""
+        pairs = zip(self.shapes, self.dtypes, strict=True)
+        return tuple(np.empty((count, *shape), dtype) for shape, dtype in pairs)
+
+    def read(self, batch: Any, into: Batch) -> None:
+        """Copy the arrays of a batch of this form.
 
         Raises
         ------
@@ -99,7 +113,8 @@ class Form:
                     f"all batches must have one dtype: expected {dtype}, as in the first batch, "
                     f"got {array.dtype}{_at(key)}. Convert them in the source."
                 )
-        return tuple(as_copy(x, dtype) for x, dtype in zip(arrays, self.dtypes, strict=True))
+        for copy, array in zip(into, arrays, strict=True):
+            copy_into(copy, array)
 
     def _told(self) -> str:
         return f"{self.kind} with the keys {[*self.keys]}"

@@ -3,8 +3,7 @@
 import threading
 import time
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from numpyro_vi_ext.batches import Batch, Form
@@ -17,7 +16,9 @@ _JOIN = 5.0  # seconds to wait for a source to return from reading one batch
 class Reader:
     """One way through a source, from its beginning to its end, or round and round.
 
-    The thread runs between `take` and `stop` only; what it has read by then is kept.
+    The thread runs between `take` and `stop` only; what it has read by then is kept. Batches are
+    copied into one ring of memory, which is made once: memory that threads allocate does not
+    reliably return to the system.
 
     Parameters
     ----------
@@ -30,19 +31,25 @@ class Reader:
     """
 
     form: Form  # what each batch must look like
+    _ring: Batch
+    _slots: int
 
     def __init__(self, begin: Callable[[], Iterator[Any]], is_endless: bool, prefetch: int) -> None:
         self._begin, self._is_endless, self._prefetch = begin, is_endless, prefetch
         self._iterator = begin()
         self._of_epoch = 0  # batches since the source began
-        self._ready: deque[Batch] = deque()
+        self._written = self._taken = self._released = 0  # batches
         self._change = threading.Condition()
         self._thread: threading.Thread | None = None
         self._room, self._wanted = prefetch, 0
         self._stopping = self._ended = self._failed = False
         self._error: BaseException | None = None
         self._remark = ""
-        self.position = 0  # batches taken
+
+    @property
+    def position(self) -> int:
+        """Number of batches taken."""
+        return self._taken
 
     def first(self) -> Batch:
         """Read the first batch, which says what all others must look like, and stays to be taken.
@@ -55,9 +62,20 @@ class Reader:
         batch = self._next()
         if batch is _END:
             raise ValueError(_NOTHING)
-        self.form = Form.of(batch)
-        self._ready.append(self.form.read(batch))
-        return self._ready[0]
+        self.use(Form.of(batch))
+        self.form.read(batch, self._at(0))
+        self._written = 1
+        return self._at(0)
+
+    def use(self, form: Form) -> None:
+        """Read batches of this form."""
+        # What was taken last is kept there as well.
+        self.form, self._slots = form, 2 * max(form.most, self._prefetch)
+        self._ring = form.empty(self._slots)
+
+    def _at(self, number: int) -> Batch:
+        """The place of a batch in the ring."""
+        return tuple(array[number % self._slots] for array in self._ring)
 
     def take(self, most: int, give_up: Callable[[], bool]) -> list[Batch]:
         """The next batches, as many as asked for, or fewer if the source is slow.
@@ -65,14 +83,15 @@ class Reader:
         Parameters
         ----------
         most : int
-            How many.
+            How many; not more than the ``most`` of the form.
         give_up : callable
             Asked now and then, while there is nothing, whether to wait no longer.
 
         Returns
         -------
         list
-            Empty only if the source has ended, or there was no more waiting.
+            Empty only if the source has ended, or there was no more waiting. The arrays are
+            overwritten after the next call.
 
         Raises
         ------
@@ -83,15 +102,16 @@ class Reader:
         until = time.monotonic() + _PATIENCE
         with self._change:
             self._room, self._wanted = max(self._prefetch, most), most
+            self._released = self._taken
             self._start()
             self._change.notify_all()
-            while len(self._ready) < most and not (self._ended or self._error or give_up()):
+            while self._ready < most and not (self._ended or self._error or give_up()):
                 if self._ready and time.monotonic() > until:
                     break
                 self._change.wait(_POLL)
-            found = [self._ready.popleft() for _ in range(min(most, len(self._ready)))]
+            found = [self._at(self._taken + i) for i in range(min(most, self._ready))]
+            self._taken += len(found)
             self._change.notify_all()
-        self.position += len(found)
         if self._remark:
             remark, self._remark = self._remark, ""
             warnings.warn(remark, stacklevel=2)
@@ -100,12 +120,18 @@ class Reader:
             raise error
         return found
 
-    def put_back(self, batches: Iterable[Batch]) -> None:
-        """Let these, the last that were taken, come once more."""
-        batches = list(batches)
+    def put_back(self, count: int) -> None:
+        """Let so many, the last that were taken, come once more."""
         with self._change:
-            self._ready.extendleft(reversed(batches))
-        self.position -= len(batches)
+            self._taken -= count
+
+    @property
+    def _ready(self) -> int:
+        """Batches read and not yet taken."""
+        return self._written - self._taken
+
+    def _is_full(self) -> bool:
+        return self._ready >= self._room or self._written - self._released >= self._slots
 
     def stop(self) -> None:
         """End the thread; `take` starts another one."""
@@ -134,36 +160,37 @@ class Reader:
         mine = threading.current_thread()
         while True:
             with self._change:
-                while len(self._ready) >= self._room and not self._over(mine):
+                while self._is_full() and not self._over(mine):
                     self._change.wait()
                 if self._over(mine):
                     return
-            batch, error = self._read()
+            is_read, error = self._read()
             with self._change:
-                self._error, self._ended = error, batch is None and error is None
-                if batch is not None:
-                    self._ready.append(batch)
-                if batch is None or len(self._ready) >= self._wanted:
+                self._error, self._ended = error, not is_read and error is None
+                self._written += is_read
+                if not is_read or self._ready >= self._wanted:
                     self._change.notify_all()
-                if batch is None:
+                if not is_read:
                     return
 
     def _over(self, mine: threading.Thread) -> bool:
         return self._stopping or self._thread is not mine
 
-    def _read(self) -> tuple[Batch | None, BaseException | None]:
-        """The next batch, or what went wrong; neither at the end."""
+    def _read(self) -> tuple[bool, BaseException | None]:
+        """Whether there was another batch, and what went wrong."""
         try:
             batch = self._next()
         except BaseException as error:
             self._failed = True
             error.add_note("This was raised by the source of a Stream.")
-            return None, error
+            return False, error
         try:
-            return None if batch is _END else self.form.read(batch), None
+            if batch is not _END:
+                self.form.read(batch, self._at(self._written))
+            return batch is not _END, None
         except Exception as error:
             error.add_note(f"This is about batch {self._of_epoch - 1} of the source, from 0.")
-            return None, error
+            return False, error
 
     def _next(self) -> Any:
         """The next batch as the source gives it, or `_END`."""

@@ -83,14 +83,21 @@ def as_stored(array: np.ndarray | Array, dtype: np.dtype) -> Array:
 
 def as_copy(array: np.ndarray | Array, dtype: np.dtype) -> np.ndarray:
     """A copy of the data, which are not empty, in a type that they fit."""
-    given = np.asarray(array)
+    copy = np.empty(array.shape, dtype)
+    copy_into(copy, array)
+    return copy
+
+
+def copy_into(copy: np.ndarray, array: np.ndarray | Array) -> None:
+    """Copy data, which are not empty, into an array of their shape and a type that they fit."""
+    given, dtype = np.asarray(array), copy.dtype
     fits = True
     if kind_of(dtype) == "integer" and given.dtype != dtype:
         info = jnp.iinfo(dtype)
         fits = bool(given.min() >= info.min and given.max() <= info.max)
     try:
         with np.errstate(over="raise", invalid="ignore"):
-            copy = np.array(given, dtype)
+            np.copyto(copy, given, casting="unsafe")
     except FloatingPointError:
         fits = False
     if not fits:
@@ -98,7 +105,6 @@ def as_copy(array: np.ndarray | Array, dtype: np.dtype) -> np.ndarray:
             f"data must fit the type {dtype}, got values from {given.min()} to {given.max()}; "
             "rescale or recode them, or pass another dtype (64 bits need jax_enable_x64)"
         )
-    return copy
 
 
 def _warn_of_nan(array: np.ndarray | Array) -> None:

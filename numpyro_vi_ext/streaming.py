@@ -101,7 +101,7 @@ class Stream:
                 f"batch; got {self.total_size} for batches of {self.form.rows} rows"
             )
         self._parts = {
-            key: Part(self, key, jax.device_put(array))
+            key: Part(self, key, jax.device_put(array.copy()))
             for key, array in zip(self.form.keys, first, strict=True)
         }
 
@@ -113,7 +113,7 @@ class Stream:
         found = self._reader
         if found is None:
             found = self._read_on()
-            found.form = self.form
+            found.use(self.form)
         if self._is_endless:
             self._reader = None
         return found

@@ -15,7 +15,6 @@ from numpyro_vi_ext.streaming import Stream
 Array = jax.Array
 Origin = tuple[Stream, Any]  # and the key of a part
 
-_STACK_BYTES, _MOST_BATCHES = 2**25, 4096  # of a stack of batches
 _ALIGNMENT = 64  # at which JAX takes over the memory of an array instead of copying it
 
 
@@ -36,12 +35,10 @@ class Supply:
         streams = dict.fromkeys(origin[0] for origin in origins if origin)
         self._readers = {stream: stream.reader() for stream in streams}
         self._batches: dict[Stream, list[Batch]] = {}  # of the last chunk
-        self._begin = 0  # its first step
+        self._begin = self._end = 0  # its steps
         self._positions: dict[Stream, int] = {}  # after the last fit or refine
-        size = sum(stream.form.size for stream in streams)
-        limit = max(1, min(_MOST_BATCHES, _STACK_BYTES // max(1, size)))
         # One length for all chunks, so that one program is compiled.
-        self._length = 2 ** int(math.log2(limit))
+        self._length = min((stream.form.most for stream in streams), default=1)
 
     def prepare(self, begin: int, end: int, give_up: Callable[[], bool]) -> int:
         """Get the data of steps `begin` to `end`.
@@ -60,20 +57,20 @@ class Supply:
         """
         if not self._readers:
             return end
-        self._batches, self._begin = {}, begin
+        self._batches, self._begin, self._end = {}, begin, begin
         most = min(end - begin, self._length)
         for stream, reader in self._readers.items():
             self._batches[stream] = reader.take(most, give_up) if most else []
             most = len(self._batches[stream])
         for stream, batches in self._batches.items():
-            self._readers[stream].put_back(batches[most:])
-            del batches[most:]
+            self._readers[stream].put_back(len(batches) - most)
+        self._end += most
         if most:
             data, constants = self.inputs
             stacks = zip(data, self._origins, strict=True)
             found = (x if origin is None else self._stack(*origin) for x, origin in stacks)
             self.inputs = tuple(found), constants
-        return begin + most
+        return self._end
 
     @contextlib.contextmanager
     def open(self, step: Callable[[], int]) -> Iterator[None]:
@@ -84,8 +81,8 @@ class Supply:
         try:
             yield
         finally:
-            for stream, batches in self._batches.items():
-                self._readers[stream].put_back(batches[max(0, step() - self._begin) :])
+            for stream in self._batches:
+                self._readers[stream].put_back(self._end - max(step(), self._begin))
             self._batches = {}
             self._positions = {s: reader.position for s, reader in self._readers.items()}
             for reader in self._readers.values():
@@ -96,7 +93,7 @@ class Supply:
         i = stream.form.keys.index(key)
         shape, dtype = stream.form.shapes[i], stream.form.dtypes[i]
         stack = _aligned((self._length, *shape), dtype)
-        for step, batch in enumerate(self._batches[stream], self._begin):
+        for step, batch in zip(range(self._begin, self._end), self._batches[stream], strict=False):
             stack[step % self._length] = batch[i]
         return jax.device_put(stack)
 
