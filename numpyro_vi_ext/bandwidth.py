@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from numpyro_vi_ext.blocks import in_blocks
 from numpyro_vi_ext.checks import as_positive
+from numpyro_vi_ext.identity import Compared
 
 Array = jax.Array
 
@@ -131,7 +132,7 @@ def as_bandwidth(bandwidth: Any) -> Bandwidth:
     if bandwidth is None:
         return MedianHeuristic()
     if callable(bandwidth):
-        return Given(bandwidth)
+        return Given(Compared.of(bandwidth))
     return Given(Constant(as_positive(bandwidth, "bandwidth")))
 
 

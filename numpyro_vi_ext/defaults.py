@@ -33,49 +33,40 @@ def gaussian_default() -> optax.GradientTransformation:
 
 @functools.cache
 def particle_default() -> optax.GradientTransformation:
-    r"""Adam that slows down where a particle has stopped going one way.
+    """Rprop (Riedmiller and Braun 1993), for particles moved by gradients without noise.
 
-    With :math:`u` Adam's direction (betas 0.9 and 0.99), an entry moves by
-    :math:`r_t\, u \min(|u|, 1)` at step t = 0, 1, ..., where
-    :math:`r_t = \min(1, (1 + t)/100)\, (1 + t/1000)^{-1.5}`. While gradients agree, u is one in
-    size and a particle travels as fast as the location of `gaussian_default`, some 2,000 units in
-    all; around its place they alternate, u is small, and its square lets particles settle
-    long before the rate has decayed. The slow beginning lets particles spread before they travel.
+    Each coordinate of each particle has a step size of its own, 0.1 at first and 1 at most, that
+    grows by a factor of 1.2 while its gradient keeps its sign, and is halved when the sign changes.
+    Only signs count, so neither the scale of the posterior nor that of its gradients does:
+    particles travel far and settle exactly, and there is no schedule.
     """
-
-    def rate(t: Any) -> Any:
-        return jnp.minimum(1.0, (1 + t) / 100) * _travel_rate(t)
-
-    return optax.chain(
-        optax.scale_by_adam(b1=0.9, b2=0.99),
-        optax.stateless_with_tree_map(_damp),
-        optax.scale_by_learning_rate(rate),
-    )
+    return optax.rprop(0.1, min_step_size=1e-9, max_step_size=1.0)
 
 
-def _damp(u: Any, params: Any) -> jax.Array:
-    del params
-    return u * jnp.minimum(jnp.abs(u), 1)
+@functools.cache
+def noisy_particle_default() -> optax.GradientTransformation:
+    r"""Adam with rate :math:`0.5 (1 + t/300)^{-1.5}` after t steps, for gradients with noise.
 
-
-def _travel_rate(t: Any) -> Any:
-    """Size of a step after t others: 2,000 if all are summed up."""
-    return (1 + t / 1000) ** -1.5
+    Signs that change by chance would stop Rprop where it stands. Particles are not averaged, so
+    the rate has to fall until the noise no longer moves them; they travel by 300 units at most.
+    """
+    return optax.adam(lambda t: 0.5 * (1 + t / 300) ** -1.5, b1=0.9, b2=0.999)
 
 
 class Default(NamedTuple):
     """What is used when the user names no optimizer."""
 
     optimizer: Callable[[], optax.GradientTransformation]
+    noisy: Callable[[], optax.GradientTransformation]  # if steps see a random part of the data
     averaging: float | None  # the degree of averaging of the iterates
 
 
-GAUSSIAN = Default(gaussian_default, 8.0)
-PARTICLES = Default(particle_default, None)
+GAUSSIAN = Default(gaussian_default, gaussian_default, 8.0)
+PARTICLES = Default(particle_default, noisy_particle_default, None)
 
 
 def choose_optimizer(
-    obj_optimizer: Any, max_norm: Any, default: Default
+    obj_optimizer: Any, max_norm: Any, default: Default, is_noisy: bool
 ) -> tuple[Any, float | None]:
     """The transformation, and the degree of averaging that goes with it.
 
@@ -87,9 +78,12 @@ def choose_optimizer(
         Upper bound on the norm of the gradient.
     default : Default
         Of the method.
+    is_noisy : bool
+        Whether steps see a random part of the data.
     """
     if obj_optimizer is None:
-        optimizer, averaging = default.optimizer(), default.averaging
+        make = default.noisy if is_noisy else default.optimizer
+        optimizer, averaging = make(), default.averaging
     else:
         optimizer, averaging = as_transformation(obj_optimizer), None
     if max_norm is None:
@@ -106,7 +100,7 @@ def _scale_by_role() -> optax.GradientTransformation:
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         t = state.count.astype(jnp.result_type(float))
-        location, other = _travel_rate(t), 0.02 * (1 + t / 2000) ** -0.75
+        location, other = (1 + t / 1000) ** -1.5, 0.02 * (1 + t / 2000) ** -0.75
 
         def scale(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
             is_location = getattr(path[-1], "name", None) in updates.q.locations

@@ -73,6 +73,11 @@ class Fed(NamedTuple):
     inputs: Inputs  # the full data; of a Stream, a stack with the first batch alone
     origins: tuple[Origin | None, ...] = ()  # where the batches of a Stream come from
 
+    @property
+    def is_noisy(self) -> bool:
+        """Whether a step sees a random part of the data."""
+        return any(self.feed.plans) or self.program.is_random
+
 
 class _Batched(NamedTuple):
     """A model traced for a batch, and its data arguments."""

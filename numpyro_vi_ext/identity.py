@@ -8,6 +8,7 @@ classes of installed packages, other than the model's own, are taken not to chan
 """
 
 import copyreg
+import dataclasses
 import functools
 import hashlib
 import io
@@ -17,7 +18,7 @@ import sys
 import threading
 import types
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -71,6 +72,30 @@ class Same:
 
 class Unknown:
     """Stands for a value that cannot be described; equal to nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """A function, equal to another one that does the same: fit to be part of a key.
+
+    Parameters
+    ----------
+    function : callable
+    read : dict
+        Fingerprint of the function when this was made.
+    """
+
+    function: Callable[..., Any] = dataclasses.field(compare=False)
+    read: Fingerprint = dataclasses.field(hash=False)
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> "Compared":
+        """The function as it is now: what it closes over may change later."""
+        return cls(function, fingerprint(function))
+
+    def __call__(self, *args: Any) -> Any:
+        """Call it."""
+        return self.function(*args)
 
 
 def fingerprint(obj: Any, package: str = "") -> Fingerprint:

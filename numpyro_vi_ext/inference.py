@@ -85,8 +85,6 @@ class Inference(abc.ABC):
         n = _as_steps(n, 0)
         score = self._objective.is_scored if score is None else bool(score)
         objective = self._objective.configure(obj_n_mc, score)
-        optimizer = choose_optimizer(obj_optimizer, total_grad_norm_constraint, self._default)
-        algorithm = Algorithm(objective, *optimizer)
         checked = Callbacks(() if callbacks is None else callbacks)
         if not isinstance(more_replacements, Mapping | None):
             got = type(more_replacements).__name__
@@ -97,6 +95,10 @@ class Inference(abc.ABC):
         # Looked at again even if it is the same model: what it closes over may have changed.
         approx = self._approx.with_model(model)
         fed = model.fed(approx.mean, approx.point.theta, total_size)
+        optimizer = choose_optimizer(
+            obj_optimizer, total_grad_norm_constraint, self._default, fed.is_noisy
+        )
+        algorithm = Algorithm(objective, *optimizer)
         past = self._losses()
         state = algorithm.init(approx.point, jax.random.fold_in(self._key, len(past)))
         supply = Supply(fed.inputs, fed.origins)

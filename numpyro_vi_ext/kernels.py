@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from numpyro_vi_ext.bandwidth import Bandwidth, Constant, Given, as_bandwidth, squared_distances
 from numpyro_vi_ext.blocks import in_blocks
 from numpyro_vi_ext.checks import as_number
+from numpyro_vi_ext.identity import Compared
 
 Array = jax.Array
 
@@ -223,7 +224,7 @@ def as_kernel(kernel: Any, ndim: int) -> Kernel:
         raise ValueError(
             f"kernel must give one real number for two points of shape ({ndim},), got {value}"
         )
-    return Pairwise(kernel)  # type: ignore
+    return Pairwise(Compared.of(kernel))
 
 
 def _sums(weights: Array, columns: Array) -> Array:

@@ -205,8 +205,8 @@ def _check_kinds(kinds: dict[str, list[str]]) -> None:
 
 def _subsampled_plates(site: dict[str, Any], trace: dict[str, Any]) -> tuple[Any, ...]:
     """Size and subsample size of each subsampled plate that a site stands in."""
-    plates = (trace.get(frame.name) for frame in site["cond_indep_stack"])
-    sizes = (tuple(p["args"]) for p in plates if p is not None and p["type"] == "plate")
+    frames = [f for f in site["cond_indep_stack"] if trace.get(f.name, site)["type"] == "plate"]
+    sizes = ((trace[frame.name]["args"][0], frame.size) for frame in frames)
     return tuple((size, part) for size, part in sizes if size != part)
 
 

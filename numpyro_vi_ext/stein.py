@@ -113,10 +113,10 @@ class ParticleStein(Stein):
         if not ratio < _COLLAPSED or d == 0:  # nan before the first step
             return ""
         return (
-            f"The {n:,d} particles are too close together: their variance, averaged over {d:,d} "
-            f"dimensions, is {ratio:.2g} of that of a Gaussian fitted to the target. Either they "
-            "have not spread yet (fit more steps), or the variance has collapsed, as it does with "
-            "few particles in many dimensions: take more particles, or method='advi' or "
+            f"The particles, {n:,d} in all, are too close together: their variance, averaged over "
+            f"{d:,d} dimensions, is {ratio:.2g} of that of a Gaussian fitted to the target. Either "
+            "they have not spread yet (fit more steps), or the variance has collapsed, as it does "
+            "with few particles in many dimensions: take more particles, or method='advi' or "
             "'fullrank_advi'."
         )
 

@@ -189,6 +189,13 @@ class Program:
         return Recorded(self._unconstrain, values, self.start.shapes.theta, *self._example)
 
     @functools.cached_property
+    def is_random(self) -> bool:
+        """Whether the log density depends on what the model itself draws, such as a subsample."""
+        flags = jax.tree.map(lambda x: False, self.evaluate.shapes)
+        flags = flags._replace(log_prior=True, log_likelihood=True)
+        return self.evaluate.used_by(flags)[2]
+
+    @functools.cached_property
     def closed_over(self) -> tuple[str, ...]:
         """Observed sites whose data depend on no data argument."""
         names, dependent = self.layout.observed, self.sites_of_data((True,) * len(self.data_shapes))

@@ -192,6 +192,14 @@ def test_log_density_of_correlated_sites_is_a_multivariate_log_normal():
 
 
 # Models that neither scale nor mask their latent sites, nor draw anything themselves.
+QUICK = {
+    "eight_schools_centred",
+    "nested_plates",
+    "params",
+    "partly_observed",
+    "subsampling",
+    "scaled",
+}
 PLAIN = [
     *("eight_schools_centred", "eight_schools_non_centred", "supports", "support_from_a_latent"),
     *("zero_sum", "improper", "scalars_and_matrices", "sites_without_elements", "nested_plates"),
@@ -199,7 +207,10 @@ PLAIN = [
 ]
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in PLAIN],
+)
 def test_log_density_follows_from_the_change_of_variables(name):
     """NumPyro's log density in the model's space is ours minus the log Jacobian: so is log q."""
     case = ZOO[name]
@@ -242,16 +253,6 @@ def check_elbo(name, loss, n=1000):
     expected, error = approx.elbo(n, random_seed=1)
     found = svi_elbo(case, approx, loss(num_particles=n))
     assert found == pytest.approx(expected, rel=1e-4, abs=4 * np.sqrt(2) * error + 1e-3)
-
-
-QUICK = {
-    "eight_schools_centred",
-    "nested_plates",
-    "params",
-    "partly_observed",
-    "subsampling",
-    "scaled",
-}
 
 
 @pytest.mark.parametrize(
@@ -380,7 +381,8 @@ def run_nuts(kernel, init, num_chains=1, warmup=200, draws=1000, seed=0, **optio
     return mcmc
 
 
-@pytest.mark.parametrize("num_chains", [pytest.param(1, marks=pytest.mark.slow), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_chains", [1, 4])
 def test_nuts_finds_the_exact_posterior(num_chains):
     """A fit of few steps is off; the chains are not."""
     exact = linear_regression()

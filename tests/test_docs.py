@@ -72,6 +72,7 @@ def code_of(page):
     return "\n".join(blocks)
 
 
+@pytest.mark.slow
 def test_code_of_the_page_on_using_a_fit_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
@@ -79,6 +80,13 @@ def test_code_of_the_page_on_using_a_fit_runs(tmp_path, monkeypatch):
     assert names["approx"].steps == 200
     assert names["mcmc"].get_samples()["w"].shape == (2000, 2)
     assert (tmp_path / "fit.npz").exists()
+
+
+def test_code_of_the_page_on_minibatches_runs():
+    names = {}
+    exec(quick(code_of("minibatch.md")), names)
+    assert names["approx"].steps == 200
+    assert names["approx"].sample_node("y").shape == (200,)
 
 
 def quick(code):

@@ -72,6 +72,7 @@ def moments_of(text, node):
     return [float(x) for x in found.groups()]
 
 
+@pytest.mark.slow
 def test_trace_to_empirical_with_few_steps(tmp_path):
     text = run("trace_to_empirical.py", tmp_path, "--quick")
     check_pictures(tmp_path, text, {"trace_to_empirical.png"})
@@ -101,6 +102,7 @@ def warm_start_rows(text):
     return {name.strip(): [float(x) for x in found] for name, *found in rows}
 
 
+@pytest.mark.slow
 def test_nuts_warm_start_with_few_steps(tmp_path):
     text = run("nuts_warm_start.py", tmp_path, "--quick")
     check_pictures(tmp_path, text, {"nuts_warm_start.png"})

@@ -18,6 +18,11 @@ N = 6
 Y = np.random.default_rng(0).normal(2, 1, N).astype(np.float32)
 X = np.random.default_rng(1).normal(size=(N, 2)).astype(np.float32)
 
+ROWS = 2000
+RNG = np.random.default_rng(3)
+LONG_X = RNG.normal(size=(ROWS, 2)).astype(np.float32)
+LONG_Y = (LONG_X @ np.array([1.0, -2.0]) + RNG.normal(size=ROWS)).astype(np.float32)
+
 
 def regression(X, y):
     b = numpyro.sample("b", dist.Normal(0, 3).expand([2]).to_event(1))
@@ -152,6 +157,22 @@ def test_steps_see_the_rows_of_their_plans():
         assert whole is data[1]
 
 
+def gradients(sampling, steps=200):
+    """Of the scaled log density at one point, for the batches of many steps."""
+    X_mb, y_mb = vi.Minibatch(LONG_X[:40], LONG_Y[:40], batch_size=20, sampling=sampling)
+    fed = fed_of(regression, X_mb, y_mb)
+    data, _ = fed.inputs
+    drawn = fed.feed.draw(data, 0, steps)
+    batches = [fed.feed.take(data, drawn, i) for i in range(steps)]
+    return np.array([joint(fed, batch)(jnp.array([0.5, 0.5]))[1] for batch in batches])
+
+
+def test_gradients_without_replacement_vary_less():
+    """Half of the rows at a time: their variance is that with replacement times (N - B)/(N - 1)."""
+    iid, epoch = (gradients(sampling).var(axis=0) for sampling in ("iid", "epoch"))
+    np.testing.assert_allclose(epoch / iid, 20 / 39, rtol=0.35)
+
+
 def test_without_a_minibatch_nothing_is_cut_or_scaled():
     assert fed_of(regression, X, Y).feed == Feed()
 
@@ -278,11 +299,6 @@ def test_bad_total_size():
 
 
 # -- fits
-
-ROWS = 2000
-RNG = np.random.default_rng(3)
-LONG_X = RNG.normal(size=(ROWS, 2)).astype(np.float32)
-LONG_Y = (LONG_X @ np.array([1.0, -2.0]) + RNG.normal(size=ROWS)).astype(np.float32)
 
 
 def minibatch():

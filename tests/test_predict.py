@@ -619,7 +619,14 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("name", KINDS)
+# The others take as long, and are slow tests: most of that is compiling.
+QUICK = {"plate", "two_sites", "nested_plates", "masked"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in KINDS],
+)
 def test_observed_sites_of_all_kinds(name):
     """Of all rows, unscaled, and nothing but the observed sites."""
     model, args, sites = KINDS[name]
