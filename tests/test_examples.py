@@ -145,3 +145,13 @@ def test_real_data(tmp_path):
         assert full_sd == pytest.approx(nuts_sd, rel=0.12, abs=0.002), name
         assert field_mean == pytest.approx(nuts_mean, abs=0.5 * nuts_sd + 0.01), name
         assert field_sd < nuts_sd + 0.004, name  # mean-field cannot be wider
+
+
+def test_out_of_core_with_few_rows(tmp_path):
+    text = run("out_of_core.py", tmp_path, "--rows", "50000", "--steps", "500")
+    assert "4,096 of 50,000 rows" in text
+    assert "500 steps in" in text
+    means = re.findall(r"^ +\d +(-?\d\.\d+) +(-?\d\.\d+) +\d\.\d+$", text, re.MULTILINE)
+    assert len(means) == 10
+    for true, mean in means:
+        assert float(mean) == pytest.approx(float(true), abs=0.08)  # six sd or so
