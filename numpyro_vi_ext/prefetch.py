@@ -10,7 +10,7 @@ from numpyro_vi_ext.batches import Batch, Form
 
 _PATIENCE = 0.1  # seconds to wait for more batches where there are some
 _POLL = 0.05  # seconds between two looks at whether to give up
-_JOIN = 5.0  # seconds to wait for a source to return from reading one batch
+_JOIN = 2.0  # seconds to wait for a source to return from reading one batch
 
 
 class Reader:

@@ -42,7 +42,8 @@ def test_the_names_of_this_stage_are_there():
     promised = """
         ADVI ASVGD Approximation CheckLossConvergence CheckParametersConvergence
         DiscreteLatentError Empirical FullRank FullRankADVI Inference KLqp MeanField Model
-        NonFiniteError SVGD Stream Tracker adadelta adagrad adagrad_window adam adamax fit imq momentum
+        NonFiniteError SVGD Stream Tracker adadelta adagrad adagrad_window adam adamax fit imq
+        momentum
         nesterov_momentum plot_loss plot_tracker rbf rmsprop sample_approx sgd
     """
     assert set(promised.split()) <= set(vi.__all__)
