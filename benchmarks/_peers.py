@@ -7,27 +7,28 @@ import sys
 from pathlib import Path
 
 PEERS = Path(__file__).parent.parent / ".venv-peers"
-PINNED = ["pymc==6.3.2"]
+PINNED = ["pymc==6.3.2", "blackjax==1.7.1"]
 _PYTHONS = ("python3.13", "python3.12")  # what PyMC 6 runs on
 
 
 def peer_python() -> str:
-    """The interpreter of that environment, which is made if it does not exist.
+    """The interpreter of that environment, which is made unless it holds what is pinned.
 
     Raises
     ------
     RuntimeError
         If there is no suitable Python, or the packages cannot be installed.
     """
-    python = PEERS / "bin" / "python"
-    if not (PEERS / ".installed").exists():
-        base = next(filter(_runs, _candidates()), None)
-        if base is None:
-            raise RuntimeError(f"none of {_PYTHONS} was found")
+    python, record = PEERS / "bin" / "python", PEERS / ".installed"
+    if not record.exists() or record.read_text().split() != PINNED:
         print(f"making {PEERS} (some minutes)", file=sys.stderr)
-        _run([base, "-m", "venv", PEERS])
+        if not python.exists():
+            base = next(filter(_runs, _candidates()), None)
+            if base is None:
+                raise RuntimeError(f"none of {_PYTHONS} was found")
+            _run([base, "-m", "venv", PEERS])
         _run([python, "-m", "pip", "install", "--quiet", *PINNED])
-        (PEERS / ".installed").touch()
+        record.write_text("\n".join(PINNED))
     return str(python)
 
 
@@ -60,8 +61,8 @@ class Peer:
     The script reads a line from its standard input for each time, and then prints one.
     """
 
-    def __init__(self, script: Path) -> None:
-        command = [peer_python(), "-W", "ignore", str(script)]
+    def __init__(self, script: Path, *arguments: object) -> None:
+        command = [peer_python(), "-W", "ignore", str(script), *map(str, arguments)]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
         self()

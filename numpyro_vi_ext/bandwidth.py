@@ -28,7 +28,7 @@ _EXACT_POINTS = 256  # up to so many points the median is exact
 _TOLERANCE = 6e-3  # beyond that, the relative width of a bracket that is good enough
 _MOVING = 3e-3  # and how far, relatively, the median may move before it is looked for again
 _MOST_PASSES = 60
-_DIFFERENCES = 2  # up to so many dimensions squared distances are sums of squared differences
+_FEW_DIMENSIONS, _FEW_NUMBERS = 2, 4096  # for which squared distances are exact, and as fast
 _PACKED_POINTS = 2**16  # fewer: two counts fit into one 32-bit number
 _INT_POINTS = 46_000  # fewer: their square is a 32-bit integer
 
@@ -52,16 +52,17 @@ class Given(Bandwidth):
     function: Callable[[Array], Any]
 
     def init(self, x: Array) -> Any:
-        shape = jax.eval_shape(self.function, x).shape
-        if shape != ():
+        found = jax.eval_shape(self.function, x)
+        is_real = getattr(found, "shape", 0) == () and not jnp.iscomplexobj(found)
+        if not (is_real or isinstance(found, float)):
             raise ValueError(
-                f"bandwidth must give one number for points of shape {x.shape}, got shape {shape}"
+                f"bandwidth must give one real number for points of shape {x.shape}, got {found}"
             )
         return ()
 
     def choose(self, x: Array, memory: Any) -> tuple[Array, Any]:
-        h = jax.lax.stop_gradient(self.function(x))
-        return jnp.asarray(h, x.dtype), memory
+        h = jnp.asarray(jax.lax.stop_gradient(self.function(x)), x.dtype)
+        return jnp.where(h > 0, h, jnp.nan), memory  # which stops the fit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Found(NamedTuple):
 
     median: Array
     change: Array  # from the one before, as a factor
-    points: Array  # (n, d), centred
+    points: Array  # (n, d)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,32 +94,34 @@ class MedianHeuristic(Bandwidth):
     """
 
     def init(self, x: Array) -> Found:
-        centred = x - jnp.mean(x, axis=0)
-        spread = 2 * jnp.mean(jnp.sum(centred**2, axis=1))
+        spread = _mean_of_squares(x)
         one, nowhere = jnp.ones((), x.dtype), jnp.full_like(x, jnp.inf)  # so it is looked for
         return Found(spread, one, nowhere)
 
     def choose(self, x: Array, memory: Found) -> tuple[Array, Found]:
-        n = x.shape[0]
-        x = jax.lax.stop_gradient(x - jnp.mean(x, axis=0))
+        n, x = x.shape[0], jax.lax.stop_gradient(x)
+        spread = _mean_of_squares(x)
         exact, tiny = n <= _EXACT_POINTS, jnp.finfo(x.dtype).tiny
         tolerance = 0.0 if exact else _TOLERANCE
 
         def look(found: Found) -> Found:
-            guess = found.median * jnp.clip(found.change, 0.5, 2)
+            last = jnp.where(found.median > 0, found.median, spread)
+            guess = last * jnp.clip(found.change, 0.5, 2)
             median = median_of_squares(x, guess, tolerance)
             return Found(median, median / jnp.maximum(found.median, tiny), x)
 
         if exact:
             found = look(memory)
         else:
-            moved = jnp.sqrt(jnp.max(jnp.sum((x - memory.points) ** 2, axis=1)))
+            moves = x - memory.points
+            moves = moves - jnp.mean(moves, axis=0)  # what all have in common changes no distance
+            moved = jnp.sqrt(jnp.max(jnp.sum(moves**2, axis=1)))
             near = 4 * moved <= _MOVING * jnp.sqrt(memory.median)
             found = jax.lax.cond(near, lambda found: found, look, memory)
-        spread = 2 * jnp.mean(jnp.sum(x**2, axis=1))  # the mean of all squared distances
-        median = jnp.where(found.median > 0, found.median, spread)  # most of them coincide
-        h = median / (2 * math.log(n + 1))
-        return jnp.where(h > 0, h, 1.0).astype(x.dtype), found
+        median = jnp.where(found.median > 0, found.median, spread)  # most of the points coincide
+        rounding = 8 * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(x), initial=0)
+        h = jnp.where(median > rounding**2, median / (2 * math.log(n + 1)), 1.0)  # or all of them
+        return h.astype(x.dtype), found
 
 
 def as_bandwidth(bandwidth: Any) -> Bandwidth:
@@ -137,12 +140,30 @@ def as_bandwidth(bandwidth: Any) -> Bandwidth:
 
 
 def squared_distances(row: Array, x: Array) -> Array:
-    """Squared distances of one point (d,) from each of n, shape (n,)."""
+    """Squared distances of one point (d,) from each of n, shape (n,).
+
+    For many numbers they are made of inner products, and lose digits where distances are small
+    against the distance from the origin: centre the points by `centred` before.
+    """
     ndim = x.shape[1]
-    if ndim <= _DIFFERENCES:  # exact, and faster
+    if ndim <= _FEW_DIMENSIONS:
         return sum(((row[k] - x[:, k]) ** 2 for k in range(ndim)), jnp.zeros(x.shape[0], x.dtype))
+    if x.size <= _FEW_NUMBERS:
+        return jnp.sum((row - x) ** 2, axis=1)
     products = jnp.matmul(x, row, precision="highest")
     return jnp.maximum(jnp.sum(row**2) + jnp.sum(x**2, axis=1) - 2 * products, 0)
+
+
+def centred(x: Array) -> Array:
+    """The points as `squared_distances` should get them."""
+    # Differences need no centring, which compiled code would round one way here, another there.
+    is_exact = x.shape[1] <= _FEW_DIMENSIONS or x.size <= _FEW_NUMBERS
+    return x if is_exact else x - jnp.mean(x, axis=0)
+
+
+def _mean_of_squares(x: Array) -> Array:
+    """Mean of the squared distances between all pairs."""
+    return 2 * jnp.mean(jnp.sum((x - jnp.mean(x, axis=0)) ** 2, axis=1))
 
 
 class _Search(NamedTuple):
@@ -166,7 +187,7 @@ def median_of_squares(x: Array, guess: Array, tolerance: float) -> Array:
     Parameters
     ----------
     x : array, shape (n, d)
-        Centred points.
+        Points.
     guess : array
         A guess of the median, which saves passes over the pairs.
     tolerance : float
@@ -177,9 +198,12 @@ def median_of_squares(x: Array, guess: Array, tolerance: float) -> Array:
     array
         Zero if it cannot be told from zero.
     """
-    bound = 4 * jnp.max(jnp.sum(x**2, axis=1))
-    rounding = jnp.finfo(x.dtype).eps  # of a squared distance, as a part of the largest
-    floor = bound * (rounding**2 if x.shape[1] <= _DIFFERENCES else 4 * rounding)
+    norms = jnp.sum((x - jnp.mean(x, axis=0)) ** 2, axis=1)
+    bound = 4.001 * jnp.max(norms)
+    # What cannot be told from zero: rounding of a typical point, whatever a few far ones do.
+    typical = jnp.exp(jnp.mean(jnp.log(norms + jnp.finfo(x.dtype).tiny)))
+    floor = typical * jnp.finfo(x.dtype).eps ** (1 if centred(x) is not x else 2)
+    x = centred(x)
     below = jnp.asarray(guess * (1 - _TOLERANCE / 2), x.dtype)
     above = jnp.asarray(guess * (1 + _TOLERANCE / 2), x.dtype)
     n = x.shape[0]
@@ -252,7 +276,7 @@ def _excesses(x: Array, first: Array, second: Array, target: int) -> tuple[Array
         return total & 0xFFFF, total >> 16
 
     below_first, below_second = in_blocks(count, x)
-    one, two = (jnp.sum(c.astype(kind)) for c in (below_first, below_second))
+    one, two = (jnp.sum(c.astype(kind), dtype=kind) for c in (below_first, below_second))
     return one - target, two - target
 
 

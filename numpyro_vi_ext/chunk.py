@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_vi_ext.algorithm import Algorithm, Point, State
+from numpyro_vi_ext.blocks import in_blocks
 from numpyro_vi_ext.feeding import Fed, Feed
 from numpyro_vi_ext.model import Inputs
+from numpyro_vi_ext.objectives import Objective
 from numpyro_vi_ext.tracing import Program
 
 Array = jax.Array
@@ -81,18 +83,16 @@ class Chunk:
         eps = self._noise(state, index)[offset]
         points = self._algorithm.objective.points(state.point.q, eps)
         batch = self._feed.take(data, self._feed.draw(data, state.step, 1), 0)
-        evaluate = jax.vmap(self._program.evaluate.apply, (None, 0, None, None, None))
-        key = self.model_key(state)
-        return evaluate(constants, points, state.point.theta, key, batch).site_log_prob
-
-    def remark(self, state: State) -> str:
-        """What a user should know of a fit that ends here."""
-        return self._algorithm.objective.remark(state.result.q, state.memory)
+        key, theta = self.model_key(state), state.point.theta
+        evaluate = self._program.evaluate.apply
+        return in_blocks(
+            lambda z: evaluate(constants, z, theta, key, batch).site_log_prob, jnp.asarray(points)
+        )
 
     @property
-    def label(self) -> str:
-        """What the losses are, where they are not recorded."""
-        return self._algorithm.objective.label
+    def objective(self) -> Objective:
+        """What the steps descend on."""
+        return self._algorithm.objective
 
     def model_key(self, state: State) -> Array:
         """Key that the model's own randomness (subsampling) has in the next step."""

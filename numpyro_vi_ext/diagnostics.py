@@ -32,7 +32,7 @@ def explain_non_finite(run: Run, approx: Approximation) -> NonFiniteError:
         after = run.chunk(run.state, run.supply.inputs, step, NEVER)[0].point
         with np.errstate(all="ignore"):  # moments of the very numbers that went bad
             bad = layout.sites_at(~(np.isfinite(after.q.mean()) & np.isfinite(after.q.std())))
-        what = "the loss is not finite at a draw from the approximation"
+        what = run.chunk.objective.broken
         if bad:
             what = f"the update made the variational parameters of {_names(bad)} non-finite"
         elif not np.isfinite(after.theta).all():

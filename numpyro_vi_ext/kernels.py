@@ -18,7 +18,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from numpyro_vi_ext.bandwidth import Bandwidth, Constant, Given, as_bandwidth, squared_distances
+from numpyro_vi_ext.bandwidth import (
+    Bandwidth,
+    Constant,
+    Given,
+    as_bandwidth,
+    centred,
+    squared_distances,
+)
 from numpyro_vi_ext.blocks import in_blocks
 from numpyro_vi_ext.checks import as_number
 from numpyro_vi_ext.identity import Compared
@@ -52,34 +59,37 @@ class Radial(Kernel):
 
     def direction(self, x: Array, score: Array, bandwidth: Array) -> Array:
         n, d = x.shape
-        x = x - jnp.mean(x, axis=0)  # differences of sums below, which must not cancel
-        columns = jnp.concatenate([score, x, jnp.ones((n, 1), x.dtype)], axis=1)
+        near = x - jnp.mean(x, axis=0)  # differences of sums below, which must not cancel
+        columns = jnp.concatenate([score, near, jnp.ones((n, 1), x.dtype)], axis=1)
+        x = centred(x)
 
-        def at(row: Array) -> Array:
+        def at(pair: tuple[Array, Array]) -> Array:
+            row, near = pair
             f, df = self._derivatives(row, x, bandwidth, 1)
             # One product serves both for the Gaussian, whose f and -df are the same array.
             push, pull = _sums(f, columns)[:d], _sums(-df, columns)[d:]
-            return (push + (row * pull[d] - pull[:d]) / bandwidth) / n
+            return (push + (near * pull[d] - pull[:d]) / bandwidth) / n
 
-        return in_blocks(at, x)
+        return in_blocks(at, (x, near))
 
     def discrepancy(self, x: Array, score: Array, bandwidth: Array) -> Array:
         n, d = x.shape
-        x = x - jnp.mean(x, axis=0)
-        inner = jnp.sum(x * score, axis=1, keepdims=True)
-        columns = jnp.concatenate([score, x, inner, jnp.ones((n, 1), x.dtype)], axis=1)
+        near = x - jnp.mean(x, axis=0)
+        inner = jnp.sum(near * score, axis=1, keepdims=True)
+        columns = jnp.concatenate([score, near, inner, jnp.ones((n, 1), x.dtype)], axis=1)
+        x = centred(x)
 
-        def at(pair: tuple[Array, Array]) -> Array:
-            row, s = pair
+        def at(of_one: tuple[Array, Array, Array]) -> Array:
+            row, near, s = of_one
             f, df, ddf = self._derivatives(row, x, bandwidth, 2)
             u = squared_distances(row, x) / (2 * bandwidth)
             push, pull = _sums(f, columns)[:d], _sums(df, columns)
             # (x_i - x_j)^T (s_i - s_j), summed with the weights df
-            parallel = (row @ s) * pull[-1] - row @ pull[:d] - s @ pull[d : 2 * d] + pull[2 * d]
+            parallel = (near @ s) * pull[-1] - near @ pull[:d] - s @ pull[d : 2 * d] + pull[2 * d]
             trace = jnp.sum(2 * u * ddf + d * df)
             return (s @ push - (parallel + trace) / bandwidth) / n
 
-        return jnp.mean(in_blocks(at, (x, score)))
+        return jnp.mean(in_blocks(at, (x, near, score)))
 
     def _derivatives(self, row: Array, x: Array, bandwidth: Array, order: int) -> tuple[Array, ...]:
         """The function f between one point and all, and its derivatives in u."""

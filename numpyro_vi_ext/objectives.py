@@ -20,6 +20,7 @@ class Objective(abc.ABC):
 
     is_scored: ClassVar[bool]  # whether its values are recorded unless the user says otherwise
     label: ClassVar[str]  # what its values are where they are not recorded
+    broken: ClassVar[str]  # what is wrong if a value is not finite, though log densities are
 
     @abc.abstractmethod
     def configure(self, n_mc: Any, score: bool) -> Self:
@@ -71,6 +72,7 @@ class Elbo(Objective):
 
     is_scored: ClassVar[bool] = True
     label: ClassVar[str] = "Loss"
+    broken: ClassVar[str] = "the loss is not finite at a draw from the approximation"
 
     def configure(self, n_mc: Any, score: bool) -> Self:
         del score  # it costs nothing

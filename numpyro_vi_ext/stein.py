@@ -40,6 +40,11 @@ class Stein(Objective):
 
     is_scored: ClassVar[bool] = False
     label: ClassVar[str] = "Norm of phi"
+    broken: ClassVar[str] = (
+        "the direction of the kernel is not finite, though the log density is: its gradient, the "
+        "bandwidth (which must be positive) or the kernel (which must be differentiable also "
+        "where both points are equal) is not"
+    )
 
     def _direction(
         self, x: Array, theta: Array, density: Density, memory: Memory
@@ -50,7 +55,7 @@ class Stein(Objective):
             log_prior, log_likelihood = density(z, theta)
             return log_prior + log_likelihood
 
-        grads = in_blocks(lambda z: jax.grad(log_p, (0, 1))(z, theta), x)
+        log_density, grads = in_blocks(lambda z: jax.value_and_grad(log_p, (0, 1))(z, theta), x)
         scores = grads[0] / self.temperature
         bandwidth, remembered = self.kernel.bandwidth.choose(x, memory.bandwidth)
         phi = self.kernel.direction(x, scores, bandwidth)
@@ -58,6 +63,7 @@ class Stein(Objective):
             value = self.kernel.discrepancy(x, scores, bandwidth)
         else:
             value = jnp.sqrt(jnp.mean(jnp.sum(phi**2, axis=1)))
+        value = jnp.where(jnp.all(jnp.isfinite(log_density)), value, jnp.nan)
         new = Memory(remembered, _spread(x, scores))
         return value, phi, -jnp.mean(grads[1], axis=0), new
 
@@ -108,16 +114,14 @@ class ParticleStein(Stein):
         return value, (Histogram(-phi), grad_theta), new
 
     def remark(self, q: Histogram, memory: Memory) -> str:
-        n, d = q.histogram.shape
-        ratio = float(np.mean(memory.spread))
-        if not ratio < _COLLAPSED or d == 0:  # nan before the first step
+        n = len(q.histogram)
+        if n == 1 or not _is_collapsed(memory):  # a single one finds the mode
             return ""
         return (
-            f"The particles, {n:,d} in all, are too close together: their variance, averaged over "
-            f"{d:,d} dimensions, is {ratio:.2g} of that of a Gaussian fitted to the target. Either "
-            "they have not spread yet (fit more steps), or the variance has collapsed, as it does "
-            "with few particles in many dimensions: take more particles, or method='advi' or "
-            "'fullrank_advi'."
+            f"The {n:,d} particles are too close together: {_told(memory)} Either they have not "
+            "spread yet (fit more steps), or the variance has collapsed, as it does with few "
+            "particles in many dimensions: take a wider kernel (kernel=vi.imq), more particles, or "
+            "method='advi' or 'fullrank_advi'."
         )
 
 
@@ -163,7 +167,14 @@ class AmortizedStein(Stein):
         return value, (pull_back(-phi / self.n_mc)[0], grad_theta), new
 
     def remark(self, q: DensityFamily, memory: Memory) -> str:
-        return ""
+        if self.n_mc == 1 or not _is_collapsed(memory):
+            return ""
+        return (
+            f"The {self.n_mc:,d} draws of a step are too close together: {_told(memory)} Either q "
+            "has not spread yet (fit more steps), or the variance has collapsed, as it does with "
+            "few draws in many dimensions: take a wider kernel (kernel=vi.imq), more of them "
+            "(obj_n_mc), or method='advi' or 'fullrank_advi'."
+        )
 
 
 def _spread(x: Array, scores: Array) -> Array:
@@ -174,3 +185,19 @@ def _spread(x: Array, scores: Array) -> Array:
     times the target's precision.
     """
     return -jnp.mean(scores * (x - jnp.mean(x, axis=0)), axis=0)
+
+
+def _is_collapsed(memory: Memory) -> bool:
+    return _mean_spread(memory) < _COLLAPSED  # nan before the first step
+
+
+def _told(memory: Memory) -> str:
+    return (
+        f"their variance, averaged over {memory.spread.size:,d} dimensions, is "
+        f"{_mean_spread(memory):.2g} of that of a Gaussian fitted to the target."
+    )
+
+
+def _mean_spread(memory: Memory) -> float:
+    """Mean over dimensions, of which one that is too wide must not make up for others."""
+    return float(np.mean(np.clip(memory.spread, 0, 1)))

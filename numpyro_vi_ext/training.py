@@ -193,7 +193,7 @@ def _describe(run: Run) -> str:
     """What stands at the bar."""
     if len(run.history):
         return f"Average Loss = {run.history.average():,.5g}"
-    return f"{run.chunk.label} = {run.last:,.5g}"
+    return f"{run.chunk.objective.label} = {run.last:,.5g}"
 
 
 def _due(before: int, after: int, every: int, snapshots: Point) -> Iterator[tuple[int, Point]]:
@@ -252,7 +252,7 @@ def _report(run: Run, done: int, n: int, show: bool) -> None:
         elif len(run.history):
             text += f": Average Loss = {run.history.average():,.5g}"
     _say(text, show)
-    remark = run.chunk.remark(run.state)
+    remark = run.chunk.objective.remark(run.state.result.q, run.state.memory)
     if remark:
         _say(remark, show)
     run.message = "\n".join(filter(None, [run.message or text, remark]))

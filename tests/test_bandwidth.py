@@ -313,6 +313,31 @@ def test_bad_input(given, error, text):
 
 def test_a_function_must_give_one_number():
     kernel = vi.rbf(lambda x: jnp.var(x, axis=0))
-    text = r"bandwidth must give one number for points of shape \(20, 3\), got shape \(3,\)"
+    text = r"bandwidth must give one real number for points of shape \(20, 3\), got Shape.*\(3,\)"
     with pytest.raises(ValueError, match=text):
         vi.SVGD(target(3), 20, kernel=kernel)
+
+
+# -- found by attack
+
+
+@pytest.mark.parametrize("n", [3, 4, 7, 12])
+def test_ties(n):
+    """On a grid many distances are equal; compiled code must round equal points alike."""
+    x = jnp.arange(1.0, n + 1)[:, None] + 1e4
+    expected = np.median((np.asarray(x) - np.asarray(x).T) ** 2)
+    assert compiled_median(x) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("distance", [1e3, 1e5])
+def test_a_far_point_changes_nothing(distance):
+    x = np.random.default_rng(0).normal(size=(100, 3))
+    x[0] += distance
+    expected = np.median(((x[:, None] - x) ** 2).sum(-1))
+    assert compiled_median(jnp.asarray(x, jnp.float32)) == pytest.approx(expected, rel=1e-3)
+
+
+def compiled_median(x):
+    heuristic = MedianHeuristic()
+    h, _ = jax.jit(lambda x: heuristic.choose(x, heuristic.init(x)))(x)
+    return 2 * np.log(len(x) + 1) * float(h)

@@ -82,6 +82,15 @@ def test_code_of_the_page_on_using_a_fit_runs(tmp_path, monkeypatch):
     assert (tmp_path / "fit.npz").exists()
 
 
+@pytest.mark.slow
+def test_code_of_the_page_on_stein_methods_runs():
+    names = {}
+    exec(quick(code_of("stein.md")), names)
+    assert names["svgd"].hist.shape == (200,)
+    assert len(names["tracker"]["std"]) == 500
+    assert (names["wider"].std ** 2).mean() > 0.7
+
+
 def test_code_of_the_page_on_minibatches_runs():
     names = {}
     exec(quick(code_of("minibatch.md")), names)

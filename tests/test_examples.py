@@ -147,6 +147,61 @@ def test_real_data(tmp_path):
         assert field_sd < nuts_sd + 0.004, name  # mean-field cannot be wider
 
 
+def svgd_rows(text):
+    """Mean, standard deviation and share of the smaller mode by name."""
+    rows = re.findall(r"^(.*\S) +mean +(-?\d\.\d+), sd (\d\.\d+), (\d\.\d+) in", text, re.MULTILINE)
+    return {name: [float(x) for x in found] for name, *found in rows}
+
+
+@pytest.mark.slow
+def test_svgd_mixture_with_few_steps(tmp_path):
+    text = run("svgd_mixture.py", tmp_path, "--quick")
+    check_pictures(tmp_path, text, {"svgd_mixture.png"})
+    assert "Empirical(sites=[x], ndim=1, rows=200, steps=30, status='finished')" in text
+    rows = svgd_rows(text)
+    assert len(rows) == 7
+    assert rows["exact"] == [0.34, 0.335, 0.2]
+
+
+@pytest.mark.slow
+def test_svgd_mixture(tmp_path):
+    text = run("svgd_mixture.py", tmp_path)
+    check_pictures(tmp_path, text, {"svgd_mixture.png"})
+    rows = svgd_rows(text)
+    assert rows["NUTS"] == pytest.approx([0.34, 0.335, 0.2], abs=0.1)
+    assert rows["ADVI"] == pytest.approx([0.5, 0.1, 0.0], abs=0.005)
+    for jitter, share in ((1, 0.39), (0.25, 0.16)):  # of the start on that side of 0.0827
+        *_, start = rows[f"SVGD, jitter {jitter}, start"]
+        mean, _, end = rows[f"SVGD, jitter {jitter}, 300 steps"]
+        assert start == pytest.approx(share, abs=0.05)
+        assert end == pytest.approx(start, abs=0.02)  # few change modes
+        assert mean == pytest.approx(0.5 - 0.8 * end, abs=0.02)
+
+
+def accuracies(text):
+    """Steps, train and test accuracy of each line of the example."""
+    found = re.findall(r"after (\d+) steps: train (\d\.\d+), test (\d\.\d+)", text)
+    return [(int(n), float(train), float(test)) for n, train, test in found]
+
+
+def test_iris_svgd_with_few_steps(tmp_path):
+    text = run("iris_svgd.py", tmp_path, "--quick")
+    check_pictures(tmp_path, text, {"iris_svgd.png"})
+    assert [n for n, _, _ in accuracies(text)] == [20, 60]  # one tracker for both fits
+    assert "ndim=15, rows=500, steps=40, status='finished')" in text
+
+
+@pytest.mark.slow
+def test_iris_svgd(tmp_path):
+    text = run("iris_svgd.py", tmp_path)
+    check_pictures(tmp_path, text, {"iris_svgd.png"})
+    _, (steps, train, test) = accuracies(text)
+    assert steps == 500
+    assert train > 0.95
+    assert test > 0.9
+    assert float(re.search(r"test accuracy (\d\.\d+)", text)[1]) > 0.9
+
+
 def test_out_of_core_with_few_rows(tmp_path):
     text = run("out_of_core.py", tmp_path, "--rows", "50000", "--steps", "500")
     assert "4,096 of 50,000 rows" in text

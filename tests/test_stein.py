@@ -390,7 +390,7 @@ def test_collapse_is_told(caplog):
     text = "too close together: their variance, averaged over 100 dimensions, is "
     assert text in approx.message
     assert text in caplog.text
-    assert "take more particles, or method='advi' or 'fullrank_advi'" in approx.message
+    assert "more particles, or method='advi' or 'fullrank_advi'" in approx.message
     # What it says is the variance, as the target is a standard normal.
     said = float(re.search(r"dimensions, is ([\d.e-]+) of", approx.message)[1])
     np.testing.assert_allclose(said, (approx.std**2).mean(), rtol=0.1)
@@ -692,3 +692,54 @@ def test_in_double_precision():
         np.testing.assert_allclose(after - before, 0.1 * phi, rtol=1e-9, atol=1e-12)
         approx = vi.ASVGD(gaussian, kernel=vi.rbf(1.0), random_seed=0).fit(5, **QUIET)
         assert approx.mean.dtype == np.float64
+
+
+# -- found by attack
+
+
+def test_double_precision_with_the_median():
+    with jax.enable_x64(True):
+        approx = vi.SVGD(normal_at_3, 20, random_seed=0).fit(200, progressbar=False)
+        assert approx.mean.dtype == np.float64
+        assert approx.mean[0] == pytest.approx(3, abs=0.01)
+
+
+def test_equal_particles_climb_together():
+    svgd = vi.SVGD(normal_at_3, 100, jitter=0, start={"x": 0.1}, random_seed=0)
+    approx = svgd.fit(200, obj_optimizer=vi.sgd(0.1), progressbar=False)
+    np.testing.assert_allclose(approx.histogram, 3, rtol=1e-5)
+
+
+def normal_at_3():
+    numpyro.sample("x", dist.Normal(3, 1))
+
+
+def undefined_on_the_left():
+    """A log density that is NaN where its gradient is finite."""
+    x = numpyro.sample("x", dist.Normal(0, 1))
+    numpyro.factor("f", jnp.where(x > -0.5, 0.0, jnp.nan))
+
+
+def test_density_that_is_not_finite_though_its_gradient_is():
+    svgd = vi.SVGD(undefined_on_the_left, 100, random_seed=0, start={"x": 1.0})
+    with pytest.raises(vi.NonFiniteError, match=r"'f' is not finite at \d+ of the 100 points"):
+        svgd.fit(100, progressbar=False)
+
+
+def test_negative_bandwidth_stops_the_fit():
+    svgd = vi.SVGD(normal_at_3, 20, kernel=vi.rbf(lambda x: -1.0), random_seed=0)
+    with pytest.raises(vi.NonFiniteError, match=r"bandwidth .which must be positive"):
+        svgd.fit(5, progressbar=False)
+
+
+def test_collapse_of_amortised_draws_is_told():
+    def many():
+        numpyro.sample("x", dist.Normal(0, 1).expand([50]).to_event(1))
+
+    approx = vi.ASVGD(many, random_seed=0).fit(500, obj_n_mc=50, progressbar=False)
+    assert "The 50 draws of a step are too close together" in approx.message
+
+
+def test_a_single_particle_is_not_said_to_have_collapsed():
+    approx = vi.SVGD(normal_at_3, 1, random_seed=0).fit(100, progressbar=False)
+    assert approx.message == "Finished [100%]"
