@@ -637,10 +637,11 @@ def test_interrupt():
     fit(30)  # compiled
     inference = advi(stream_of(source()))
     approx = inference.fit(10**6, progressbar=False)
-    assert (approx.status, approx.steps) == ("interrupted", 30)
-    assert same(approx, fit(30))
+    assert approx.status == "interrupted"
+    assert approx.steps <= 30  # fewer if steps were running when the signal came
+    assert same(approx, fit(approx.steps))
     assert reading() == []
-    assert same(inference.refine(10, progressbar=False), fit(40))
+    assert same(inference.refine(10, progressbar=False), fit(approx.steps + 10))
 
 
 def test_non_finite_batches_are_blamed_on_their_site():
