@@ -25,6 +25,7 @@ from numpyro_vi_ext.optimizers import (
     sgd,
 )
 from numpyro_vi_ext.plotting import plot_loss, plot_tracker
+from numpyro_vi_ext.streaming import Stream
 
 __all__ = [
     "ADVI",
@@ -43,6 +44,7 @@ __all__ = [
     "Minibatch",
     "Model",
     "NonFiniteError",
+    "Stream",
     "Tracker",
     "adadelta",
     "adagrad",

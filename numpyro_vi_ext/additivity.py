@@ -50,7 +50,7 @@ def find_kinds(
     half = min(_MOST_ROWS, size // 2, length // 2)
     if half == 0:
         return {}
-    rows = np.linspace(0, length - 1, 2 * half).astype(np.int32)
+    rows = np.linspace(0, length - 1, 2 * half).astype(np.int64)
     subsets = (rows[::2], rows[1::2], rows)
     z = z + _SHIFT * jnp.cos(jnp.arange(z.size))  # rows may be independent where z is zero
     one, other, both = (_log_probs(fn, arguments, stream, r, z, theta) for r in subsets)
@@ -73,17 +73,11 @@ def _log_probs(
     theta: Array,
 ) -> Densities:
     """Log densities with these rows in place of a batch; other cut axes as in the first step."""
-    leaves = []
-    for leaf, plan in zip(arguments.leaves, arguments.plans, strict=True):
-        if plan is not None:
-            streams = plan.streams(leaf.shape)
-            indices = (
-                jnp.asarray(rows) if s == stream else plan.indices(axis, leaf.shape[axis], 0)
-                for axis, s in enumerate(streams)
-            )
-            leaf = plan.gather(leaf, tuple(indices))
-        leaves.append(leaf)
-    some = dataclasses.replace(arguments, leaves=tuple(leaves))
+    leaves = tuple(
+        leaf if plan is None else plan.at_rows(leaf, stream, rows)
+        for leaf, plan in zip(arguments.leaves, arguments.plans, strict=True)
+    )
+    some = dataclasses.replace(arguments, leaves=leaves)
     program, bound = find_traced(fn, some, Program, (Program,))
     found = program.evaluate(z, theta, jax.random.key(0), bound.data)
     return {name: float(value) for name, value in found.site_log_prob.items()}

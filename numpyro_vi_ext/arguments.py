@@ -13,6 +13,8 @@ from numpyro import primitives  # in this form: ArviZ 1.x puts off loading it, a
 from numpyro_vi_ext.identity import Unknown, fingerprint
 from numpyro_vi_ext.minibatch import Minibatch
 from numpyro_vi_ext.plans import Plan
+from numpyro_vi_ext.storage import as_leaf
+from numpyro_vi_ext.streaming import Flow, Part, Stream
 
 _SETTINGS = (  # of JAX, that change what a traced program is
     "jax_enable_x64",
@@ -36,15 +38,16 @@ class Arguments:
     args, kwargs : tuple, dict
         What the model is called with.
     leaves : tuple
-        Flattened ``(args, kwargs)``; data leaves are JAX arrays, the full data of a Minibatch.
+        Flattened ``(args, kwargs)``; data leaves are JAX arrays, the full data of a Minibatch, the
+        first batch of a Stream.
     names : tuple of str
         One readable name per leaf, such as ``X`` or ``batch['y']``.
     treedef : jax.tree_util.PyTreeDef
         How to rebuild ``(args, kwargs)`` from the leaves.
     is_data : tuple of bool
         Which leaves are data.
-    plans : tuple of Plan or None
-        How a step of a fit cuts a batch out of a leaf, where a Minibatch stands for it.
+    plans : tuple of Plan, Flow or None
+        How a step of a fit comes by a batch of a leaf, if a Minibatch or Stream stands for it.
     fixed : frozenset of int
         Positions of data leaves whose values the model needs in Python.
     """
@@ -56,7 +59,7 @@ class Arguments:
     names: tuple[str, ...]
     treedef: Any
     is_data: tuple[bool, ...]
-    plans: tuple[Plan | None, ...]
+    plans: tuple[Plan | Flow | None, ...]
     fixed: frozenset[int] = frozenset()
 
     @classmethod
@@ -75,8 +78,8 @@ class Arguments:
         names = tuple(_leaf_name(path, signature) for path, _ in paths)
         leaves, is_data, plans = [], [], []
         for (_, leaf), name in zip(paths, names, strict=True):
-            stored, plan = _split_minibatch(leaf, name)
-            value = _as_data(stored, name)
+            stored, plan = _split_batch(leaf, name)
+            value = as_leaf(stored, name)
             is_data.append(value is not None)
             leaves.append(leaf if value is None else value)
             plans.append(plan)
@@ -93,6 +96,11 @@ class Arguments:
         """Values of those leaves."""
         return tuple(self.leaves[i] for i in self.inputs)
 
+    @property
+    def streamed(self) -> frozenset[int]:
+        """Positions of the leaves of which only the first batch is at hand."""
+        return frozenset(i for i, plan in enumerate(self.plans) if plan and plan.origin)
+
     def is_current(self) -> bool:
         """Whether each Minibatch still holds the data that it held when this was made."""
         given = jax.tree.leaves((self.args, self.kwargs))
@@ -100,7 +108,7 @@ class Arguments:
         return all(plan is None or now.shared is then for now, then, plan in triples)
 
     def at_batch(self) -> "Arguments":
-        """The same with a batch, that of the first step, in the place of each Minibatch."""
+        """The same with the batch of the first step in the place of each Minibatch or Stream."""
         pairs = zip(self.leaves, self.plans, strict=True)
         batch = (leaf if plan is None else plan.take(leaf, 0) for leaf, plan in pairs)
         return dataclasses.replace(self, leaves=tuple(batch))
@@ -208,7 +216,7 @@ class Arguments:
         if self.fixed:
             originals = jax.tree.leaves((self.args, self.kwargs))
             for i in self.fixed:
-                is_array = isinstance(originals[i], np.ndarray | Minibatch)
+                is_array = isinstance(originals[i], np.ndarray | Minibatch | Stream | Part)
                 leaves[i] = np.array(leaves[i]) if is_array else originals[i]
         return leaves
 
@@ -254,8 +262,11 @@ def _leaf_name(path: tuple[Any, ...], signature: inspect.Signature | None) -> st
     return f"model_args[{position}]{tail}"
 
 
-def _split_minibatch(leaf: Any, name: str) -> tuple[Any, Plan | None]:
-    """The stored data of a Minibatch, and how it is cut; anything else as it is."""
+def _split_batch(leaf: Any, name: str) -> tuple[Any, Plan | Flow | None]:
+    """The data at hand of a Minibatch or Stream, and its plan; anything else as it is."""
+    if isinstance(leaf, Stream | Part):
+        part = leaf.whole(name)
+        return part.shared, part.plan
     if not isinstance(leaf, Minibatch):
         return leaf, None
     if len(leaf.parts) > 1:
@@ -264,28 +275,3 @@ def _split_minibatch(leaf: Any, name: str) -> tuple[Any, Plan | None]:
             "X_mb, y_mb = minibatch, and pass each for an argument of its own"
         )
     return leaf.shared, leaf.plan
-
-
-def _as_data(leaf: Any, name: str) -> jax.Array | None:
-    """The leaf as a JAX array (a copy) if it is data, else None."""
-    if isinstance(leaf, jax.Array):
-        return leaf
-    if isinstance(leaf, float | np.generic):
-        return jnp.asarray(leaf) if isinstance(leaf, float | np.inexact) else None
-    if not (hasattr(leaf, "shape") and hasattr(leaf, "__array__")):
-        return None
-    if not isinstance(getattr(leaf, "dtype", None), np.dtype) or np.ma.isMaskedArray(leaf):
-        return None  # a table, say, or a dtype of another library
-    if leaf.dtype == object:
-        raise TypeError(
-            f"model argument {name!r} is an array of object dtype; expected numbers. Convert it "
-            "first, for example with .astype(float), or by encoding its categories as integers."
-        )
-    if not (jnp.issubdtype(leaf.dtype, np.number) or leaf.dtype == bool):
-        return None
-    # copied by NumPy: JAX may take an array that it has seen for unchanged
-    with np.errstate(over="ignore"):
-        array = np.array(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
-    if array.dtype.kind in "iu" and not np.array_equal(array, leaf):
-        return None  # too large for JAX's integers: only NumPy can compute with them
-    return jnp.array(array)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from numpyro_vi_ext.arguments import Arguments
+from numpyro_vi_ext.errors import only_batches
 from numpyro_vi_ext.identity import Fingerprint, Unknown, fingerprint, package_of
 from numpyro_vi_ext.layout import Layout
 from numpyro_vi_ext.tracing import Evaluation, Program
@@ -31,10 +32,29 @@ class Target:
         Pure functions of flat arrays.
     data : tuple of arrays
         Values of the model's data arguments.
+    streamed : tuple of str
+        For each of them, its name if only its first batch is at hand, else "".
     """
 
     program: Program
     data: tuple[Array, ...]
+    streamed: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def partial(self) -> frozenset[str]:
+        """Deterministic and observed sites of which only the values for a batch are known."""
+        if not any(self.streamed):
+            return frozenset()
+        return self.program.sites_of_data(tuple(map(bool, self.streamed)))
+
+    def known(self, values: dict[str, Array]) -> dict[str, Array]:
+        """Values of sites, without those that would be values for one batch."""
+        return {name: value for name, value in values.items() if name not in self.partial}
+
+    def check_data(self, what: str) -> None:
+        """Raise the error of `only_batches` if there are no more data than a batch."""
+        if any(self.streamed):
+            raise only_batches(what, filter(None, self.streamed))
 
     @property
     def layout(self) -> Layout:
@@ -135,8 +155,19 @@ _entries: list[_Entry] = []  # the most recently used last
 
 def find_target(fn: Callable[..., Any], arguments: Arguments) -> Target:
     """The model laid out and traced, from the cache if nothing that it reads has changed."""
-    program, bound = find_traced(fn, arguments, Program, (Program,))
-    return Target(program, bound.data)
+    try:
+        program, bound = find_traced(fn, arguments, Program, (Program,))
+    except Exception as error:
+        names = [arguments.names[i] for i in sorted(arguments.streamed)]
+        if names:
+            error.add_note(
+                f"The model was run with one batch of {names}, which come from a Stream. What "
+                "belongs to the same rows must come from the same Stream: model_args="
+                "(stream['X'], stream['y'])."
+            )
+        raise
+    streamed = tuple(bound.names[i] if i in bound.streamed else "" for i in bound.inputs)
+    return Target(program, bound.data, streamed)
 
 
 def find_traced(

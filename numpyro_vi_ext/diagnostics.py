@@ -29,7 +29,7 @@ def explain_non_finite(run: Run, approx: Approximation) -> NonFiniteError:
     if bad:
         what = f"the log density of {_names(bad)} is not finite at {where}"
     else:
-        after = run.chunk(run.state, run.inputs, step, NEVER)[0].point
+        after = run.chunk(run.state, run.supply.inputs, step, NEVER)[0].point
         with np.errstate(all="ignore"):  # moments of the very numbers that went bad
             bad = layout.sites_at(~(np.isfinite(after.q.mean()) & np.isfinite(after.q.std())))
         what = run.chunk.objective.broken
@@ -46,7 +46,7 @@ def explain_non_finite(run: Run, approx: Approximation) -> NonFiniteError:
 
 def _bad_density_sites(run: Run, approx: Approximation) -> tuple[tuple[str, ...], str]:
     """Sites whose log density is not finite at the points of the bad step, and at how many."""
-    log_probs = run.chunk.log_probs(run.state, run.inputs)
+    log_probs = run.chunk.log_probs(run.state, run.supply.inputs)
     is_bad = {name: ~np.isfinite(values) for name, values in log_probs.items()}
     bad = [name for name, points in is_bad.items() if points.any()]
     points = np.any([is_bad[name] for name in bad], axis=0) if bad else np.zeros(0)

@@ -1,6 +1,7 @@
 """Errors that carry more than a sentence."""
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -57,3 +58,23 @@ class NonFiniteError(FloatingPointError):
         """Pickled without the approximation, whose model may not be importable."""
         known = functools.partial(NonFiniteError, step=self.step, sites=self.sites, approx=None)
         return known, self.args
+
+
+def only_batches(what: str, arguments: Iterable[str]) -> ValueError:
+    """What to raise where data are needed that come from a Stream.
+
+    Parameters
+    ----------
+    what : str
+        The beginning of the sentence: what cannot be had, and "needs" or "need".
+    arguments : iterable of str
+        Names of the model's arguments in question.
+    """
+    names = [*arguments]
+    given = ", ".join(f"{name}=..." for name in names)
+    return ValueError(
+        f"{what} the data of the arguments {names}, which come from a Stream: only batches of them "
+        "are known, and one batch would be taken for all. Give them arrays that fit into memory, "
+        "or None, in more_replacements (or in model_args and model_kwargs), where there is such an "
+        f"option; elsewhere use approx.with_model(approx.model.replace({given}))."
+    )

@@ -51,7 +51,7 @@ def observed_values(target: Target, point: Point) -> dict[str, np.ndarray]:
     z = jnp.asarray(point.q.mean())
     first, second = (target.evaluate(z, point.theta, jax.random.key(i)).observed for i in range(2))
     kept = {k for k, v in first.items() if np.array_equal(v, second[k], equal_nan=True)}
-    return {name: np.asarray(value) for name, value in first.items() if name in kept}
+    return {name: np.asarray(value) for name, value in target.known(first).items() if name in kept}
 
 
 def evaluate_draw(program: Program, point: Point, inputs: Inputs, key: Array) -> Evaluation:
@@ -112,7 +112,7 @@ def over_draws(
 def _in_order(target: Target, values: dict[str, Array]) -> dict[str, Array]:
     """Latent sites, then deterministic ones, each in trace order (JAX sorts dicts by key)."""
     names = (*(s.name for s in target.layout.latents), *target.layout.deterministics)
-    return {name: values[name] for name in names}
+    return target.known({name: values[name] for name in names})
 
 
 def _elbo_term(program: Program, point: Any, inputs: Inputs, key: Array) -> Array:

@@ -1,9 +1,10 @@
 """What each step of a fit sees of the data, and how much each site counts.
 
 An argument that is a `Minibatch` is a batch in a step, and the full data everywhere else. The model
-is traced for both. Which minibatched axes the log density of a site depends on is read off the
-program traced for a batch; the site then counts N / B times for each of them (Hoffman et al. 2013,
-section 2.4), so that its log density is on average that of the full data.
+is traced for both. For a `Stream` there are no full data: it is traced for other rows as well.
+Which axes of batches the log density of a site depends on is read off the program traced for one;
+the site then counts N / B times for each of them (Hoffman et al. 2013, section 2.4), so that its
+log density is on average that of the full data.
 """
 
 import dataclasses
@@ -19,10 +20,13 @@ from numpyro_vi_ext.arguments import Arguments
 from numpyro_vi_ext.cache import Inputs, find_traced
 from numpyro_vi_ext.layout import Layout
 from numpyro_vi_ext.plans import Plan, Stream
+from numpyro_vi_ext.streaming import Flow
+from numpyro_vi_ext.supply import Origin
 from numpyro_vi_ext.total_size import scale_factor
 from numpyro_vi_ext.tracing import Program
 
 Array = jax.Array
+Plans = tuple[Plan | Flow | None, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +35,13 @@ class Feed:
 
     Parameters
     ----------
-    plans : tuple of Plan or None
+    plans : tuple of Plan, Flow or None
         How each data argument is cut.
     scales : tuple of (str, float)
         Observed and factor sites that count another number of times than once.
     """
 
-    plans: tuple[Plan | None, ...] = ()
+    plans: Plans = ()
     scales: tuple[tuple[str, float], ...] = ()
 
     def draw(self, data: tuple[Array, ...], start: Any, steps: int) -> tuple[Any, ...]:
@@ -55,10 +59,10 @@ class Feed:
             for x, cut in zip(data, cuts, strict=True)
         )
 
-    def _cuts(self, data: tuple[Array, ...]) -> list[tuple[Plan, tuple[int, ...]] | None]:
+    def _cuts(self, data: tuple[Array, ...]) -> list[tuple[Any, tuple[int, ...]] | None]:
         plans = self.plans or (None,) * len(data)
         pairs = zip(data, plans, strict=True)
-        return [plan and (plan, x.shape[: len(plan.axes)]) for x, plan in pairs]
+        return [plan and (plan, plan.lengths(x.shape)) for x, plan in pairs]
 
 
 class Fed(NamedTuple):
@@ -66,7 +70,8 @@ class Fed(NamedTuple):
 
     program: Program
     feed: Feed
-    inputs: Inputs  # the full data
+    inputs: Inputs  # the full data; of a Stream, a stack with the first batch alone
+    origins: tuple[Origin | None, ...] = ()  # where the batches of a Stream come from
 
     @property
     def is_noisy(self) -> bool:
@@ -79,8 +84,8 @@ class _Batched(NamedTuple):
 
     program: Program
     names: tuple[str, ...]
-    data: tuple[Array, ...]  # in full
-    plans: tuple[Plan | None, ...]
+    data: tuple[Array, ...]  # in full, or a first batch
+    plans: Plans
 
     @property
     def terms(self) -> list[str]:
@@ -116,23 +121,28 @@ def find_fed(
         If `total_size` is not a mapping, or one of its values none of the forms it may have.
     ValueError
         If a latent site, or its prior, depends on the batch; if a log density that does is no sum
-        over its rows; if two Minibatch objects that one site depends on do not share their rows;
-        if the model needs the values of one in Python.
+        over its rows; if two Minibatch or Stream objects that one site depends on do not share
+        their rows; if the model needs the values of one in Python.
     """
     batched = _at_batch(fn, arguments)
-    _check_latents(batched, full)
     of_site = {name: _streams_of(batched, name) for name in batched.terms}
+    _check_latents(batched, _at_other_rows(fn, arguments) if arguments.streamed else full)
     kinds = {
         stream: find_kinds(fn, arguments, stream, *point)
         for stream in dict.fromkeys(s for streams in of_site.values() for s in streams)
     }
     found = {name: _scale(batched, name, of_site[name], kinds) for name in batched.terms}
     scales = {**found, **_given_scales(batched.program, total_size, found)}
+    plans = tuple(plan and plan.anonymous() for plan in batched.plans)
     feed = Feed(
-        batched.plans if any(batched.plans) else (),
+        plans if any(plans) else (),
         tuple((name, scale) for name, scale in scales.items() if scale != 1),
     )
-    return Fed(batched.program, feed, (batched.data, batched.program.evaluate.constants))
+    origins = tuple(plan and plan.origin for plan in batched.plans)
+    pairs = zip(batched.data, origins, strict=True)
+    data = tuple(x if origin is None else x[None] for x, origin in pairs)
+    inputs = data, batched.program.evaluate.constants
+    return Fed(batched.program, feed, inputs, origins)
 
 
 def _at_batch(fn: Callable[..., Any], arguments: Arguments) -> _Batched:
@@ -150,8 +160,8 @@ def _at_batch(fn: Callable[..., Any], arguments: Arguments) -> _Batched:
     frozen = [arguments.names[i] for i in bound.fixed if arguments.plans[i]]
     if frozen:
         raise ValueError(
-            f"the model needs the values of {frozen} in Python, for a shape or a condition, but a "
-            "Minibatch has others at each step: compute what is needed beforehand and pass it as "
+            f"the model needs the values of {frozen} in Python, for a shape or a condition, but "
+            "each batch has others: compute what is needed beforehand and pass it as "
             "an argument of its own"
         )
     inputs = bound.inputs
@@ -163,8 +173,23 @@ def _at_batch(fn: Callable[..., Any], arguments: Arguments) -> _Batched:
     )
 
 
+def _at_other_rows(fn: Callable[..., Any], arguments: Arguments) -> Layout:
+    """Sites of the model with another number of rows than a batch."""
+    pairs = zip(arguments.leaves, arguments.plans, strict=True)
+    leaves = tuple(leaf if plan is None else plan.resized(leaf) for leaf, plan in pairs)
+    other = dataclasses.replace(arguments, leaves=leaves)
+    try:
+        return find_traced(fn, other, Program, (Program,))[0].layout
+    except Exception as error:
+        error.add_note(
+            "The model runs with a batch of a Stream, and fails with half as many rows: it must "
+            "run with any number of them, as in plate('rows', len(y))."
+        )
+        raise
+
+
 def _check_latents(batched: _Batched, full: Layout) -> None:
-    """Refuse latent sites of which each batch would have others."""
+    """Refuse latent sites of which each batch would have others than the full data."""
     if not any(batched.plans):
         return
     layout = batched.program.layout
@@ -177,8 +202,8 @@ def _check_latents(batched: _Batched, full: Layout) -> None:
     if local:
         raise ValueError(
             "latent sites with an entry for each row cannot be fitted in minibatches: the rows of "
-            "each batch would share them. Their shapes with a batch and with the full data are "
-            f"{local}. Marginalise them, or fit on the full data."
+            "each batch would share them. Their shapes with a batch and with another number of "
+            f"rows are {local}. Marginalise them, or fit on the full data."
         )
 
 
@@ -203,7 +228,7 @@ def _streams_of(batched: _Batched, name: str) -> tuple[Stream, ...]:
     site = layout.site_of(name)
     if streams and site in [s.name for s in layout.latents]:
         raise ValueError(
-            f"the prior of the latent site {site!r} depends on a Minibatch, so that each step "
+            f"the prior of the latent site {site!r} depends on a batch, so that each step "
             "would have another prior; let it depend on the full data"
         )
     if len(streams) > 1 and streams not in of_argument.values():
@@ -211,7 +236,7 @@ def _streams_of(batched: _Batched, name: str) -> tuple[Stream, ...]:
             f"the site {name!r} depends on {[*of_argument]}, whose rows are drawn independently "
             "and do not belong together. Pair them, as in "
             "X_mb, y_mb = Minibatch(X, y, batch_size=...), or give both the same batch_size and "
-            "random_seed"
+            "random_seed; what comes from outside must be parts of one Stream"
         )
     return tuple(sorted(streams))
 
@@ -236,7 +261,7 @@ def _scale(
     if scale != 1 and math.isclose(by_hand, scale, rel_tol=1e-4):
         warnings.warn(
             f"the log density of {name!r} is multiplied by {by_hand:g} in the model, and again by "
-            f"{scale:g} = N / B for its Minibatch: leave the former out",
+            f"{scale:g} = N / B for its batches: leave the former out",
             stacklevel=2,
         )
     return scale
@@ -259,7 +284,7 @@ def _given_scales(
         if found[name] != 1 and not math.isclose(scales[name], found[name], rel_tol=1e-6):
             warnings.warn(
                 f"total_size says that the site {name!r} counts {scales[name]:g} times, its "
-                f"Minibatch {found[name]:g} times; what total_size says is taken",
+                f"batches {found[name]:g} times; what total_size says is taken",
                 stacklevel=2,
             )
     return scales

@@ -18,6 +18,7 @@ from numpyro_vi_ext.dispatch import Callbacks
 from numpyro_vi_ext.model import Model
 from numpyro_vi_ext.objectives import Objective
 from numpyro_vi_ext.seeds import Seed, as_key, describe_key
+from numpyro_vi_ext.supply import Supply
 from numpyro_vi_ext.training import MOST_STEPS, Run, train
 
 
@@ -100,7 +101,8 @@ class Inference(abc.ABC):
         algorithm = Algorithm(objective, *optimizer)
         past = self._losses()
         state = algorithm.init(approx.point, jax.random.fold_in(self._key, len(past)))
-        run = Run(chunk_for(fed, algorithm, approx.point), fed.inputs, state, score)
+        supply = Supply(fed.inputs, fed.origins)
+        run = Run(chunk_for(fed, algorithm, approx.point), supply, state, score)
         # Nothing above changed this object, so that a refused call leaves it as it was.
         self._approx, self._callbacks, self._past, self._run = approx, checked, past, run
         return self._train(run, n, progressbar)

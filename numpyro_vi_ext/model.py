@@ -102,14 +102,17 @@ class Model:
 
     @property
     def named_data(self) -> dict[str, np.ndarray]:
-        """Values of the data arguments, by name."""
+        """Values of the data arguments, by name; without those that come from a Stream."""
         arguments = self.arguments
+        leaves = {
+            arguments.names[i]: arguments.leaves[i]
+            for i, data in enumerate(arguments.is_data)
+            if data and i not in arguments.streamed
+        }
         return {
             name: np.asarray(leaf)
-            for name, leaf, data in zip(
-                arguments.names, arguments.leaves, arguments.is_data, strict=True
-            )
-            if data and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            for name, leaf in leaves.items()
+            if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         }
 
     def replace(self, /, **arguments: Any) -> "Model":
@@ -143,8 +146,9 @@ class Model:
         Raises
         ------
         ValueError
-            If the last axis of `z` is not of length `ndim`.
+            If the last axis of `z` is not of length `ndim`, or data come from a `Stream`.
         """
+        self.target.check_data("the log density needs")
         evaluation = self._evaluate(z, random_seed)
         return evaluation.log_prior + evaluation.log_likelihood
 
@@ -153,7 +157,7 @@ class Model:
 
         Parameters and errors as in `log_density`; each value has the leading axes of `z`.
         """
-        return self._evaluate(z, random_seed).values
+        return self.target.known(self._evaluate(z, random_seed).values)
 
     def unconstrain(self, values: dict[str, Any], *, random_seed: Seed = 0) -> Array:
         """Flat unconstrained vector of a full set of latent values in the model's space.

@@ -101,10 +101,20 @@ def _parts(
     """The node as a program, what it runs on, and all the arrays they read."""
     if elsewhere is None:
         recorded = record_node(node, target.program, target.program.evaluate.shapes.sites)
+        _check_known(recorded, target)
         return recorded, None, (target.inputs, (), recorded.constants)
     rerun = elsewhere.rerun
     recorded = record_node(node, rerun, rerun.shapes.sites)
     return recorded, rerun, (target.inputs, elsewhere.inputs, recorded.constants)
+
+
+def _check_known(recorded: Recorded, target: Target) -> None:
+    """Refuse a node that depends on sites of which only the values for a batch are known."""
+    if target.partial:
+        (used,) = recorded.used_by(jax.tree.map(lambda x: True, recorded.shapes))
+        names = sorted(name for name in target.partial if used[name])
+        if names:
+            target.check_data(f"the values of the sites {names} need")
 
 
 def record_node(node: Any, owner: Any, shapes: dict[str, Any]) -> Recorded:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import secrets
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,7 @@ class Plan:
 
     axes: tuple[Cut | None, ...]
     sampling: str = "iid"
+    origin: ClassVar[None] = None  # batches are cut, and come from nowhere else
 
     @classmethod
     def create(cls, batch_size: Any, ndim: int, seed: int, sampling: str = "iid") -> "Plan":
@@ -74,6 +75,14 @@ class Plan:
         while axes and axes[-1] is None:  # equal plans are equal values
             axes.pop()
         return cls(tuple(axes), sampling)
+
+    def anonymous(self) -> "Plan":
+        """The plan as compiled code sees it."""
+        return self
+
+    def lengths(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Lengths of the axes of the plan in an array of this shape."""
+        return shape[: len(self.axes)]
 
     def check(self, lengths: Sequence[int]) -> None:
         """Raise the ValueError of `stream` if an array of these lengths cannot be cut."""
@@ -198,9 +207,23 @@ class Plan:
         >>> plan.take(jnp.arange(100), 7).shape
         (2,)
         """
-        lengths = stored.shape[: len(self.axes)]
+        lengths = self.lengths(stored.shape)
         found = tuple(self.indices(axis, n, step) for axis, n in enumerate(lengths))
         return self.gather(stored, found)
+
+    def resized(self, stored: Array) -> Array:
+        """The data with another number of rows than a batch: in full."""
+        return stored
+
+    def at_rows(self, stored: Array, stream: Stream, rows: np.ndarray) -> Array:
+        """The batch at these rows, if they are of that stream; other axes as in the first step."""
+        indices = (
+            jnp.asarray(rows, jnp.int32)
+            if s == stream
+            else self.indices(axis, stored.shape[axis], 0)
+            for axis, s in enumerate(self.streams(stored.shape))
+        )
+        return self.gather(stored, tuple(indices))
 
 
 def _as_cut(entry: Any, seed: int, batch_size: Any) -> Cut | None:

@@ -1,4 +1,4 @@
-"""Data that a minibatch is cut from, on their way to the device."""
+"""Data on their way to the device: what a batch is cut from, and batches themselves."""
 
 import warnings
 from typing import Any
@@ -78,14 +78,26 @@ def as_stored(array: np.ndarray | Array, dtype: np.dtype) -> Array:
     _warn_of_nan(array)
     if isinstance(array, jax.Array) and array.dtype == dtype:
         return array
-    given = np.asarray(array)
+    return jax.device_put(as_copy(array, dtype))  # may be that very memory: nobody else has it
+
+
+def as_copy(array: np.ndarray | Array, dtype: np.dtype) -> np.ndarray:
+    """A copy of the data, which are not empty, in a type that they fit."""
+    copy = np.empty(array.shape, dtype)
+    copy_into(copy, array)
+    return copy
+
+
+def copy_into(copy: np.ndarray, array: np.ndarray | Array) -> None:
+    """Copy data, which are not empty, into an array of their shape and a type that they fit."""
+    given, dtype = np.asarray(array), copy.dtype
     fits = True
     if kind_of(dtype) == "integer" and given.dtype != dtype:
         info = jnp.iinfo(dtype)
         fits = bool(given.min() >= info.min and given.max() <= info.max)
     try:
         with np.errstate(over="raise", invalid="ignore"):
-            copy = np.array(given, dtype)
+            np.copyto(copy, given, casting="unsafe")
     except FloatingPointError:
         fits = False
     if not fits:
@@ -93,7 +105,6 @@ def as_stored(array: np.ndarray | Array, dtype: np.dtype) -> Array:
             f"data must fit the type {dtype}, got values from {given.min()} to {given.max()}; "
             "rescale or recode them, or pass another dtype (64 bits need jax_enable_x64)"
         )
-    return jax.device_put(copy)  # which may be that very memory: nobody else has it
 
 
 def _warn_of_nan(array: np.ndarray | Array) -> None:
@@ -128,3 +139,28 @@ def kept_slices(in_memory_size: Any, ndim: int) -> tuple[slice, ...]:
                 f"{type(entry).__name__}"
             ) from None
     return tuple(kept)
+
+
+def as_leaf(leaf: Any, name: str) -> jax.Array | None:
+    """A leaf of a model's arguments as a JAX array (a copy) if it is data, else None."""
+    if isinstance(leaf, jax.Array):
+        return leaf
+    if isinstance(leaf, float | np.generic):
+        return jnp.asarray(leaf) if isinstance(leaf, float | np.inexact) else None
+    if not (hasattr(leaf, "shape") and hasattr(leaf, "__array__")):
+        return None
+    if not isinstance(getattr(leaf, "dtype", None), np.dtype) or np.ma.isMaskedArray(leaf):
+        return None  # a table, say, or a dtype of another library
+    if leaf.dtype == object:
+        raise TypeError(
+            f"model argument {name!r} is an array of object dtype; expected numbers. Convert it "
+            "first, for example with .astype(float), or by encoding its categories as integers."
+        )
+    if not (jnp.issubdtype(leaf.dtype, np.number) or leaf.dtype == bool):
+        return None
+    # copied by NumPy: JAX may take an array that it has seen for unchanged
+    with np.errstate(over="ignore"):
+        array = np.array(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
+    if array.dtype.kind in "iu" and not np.array_equal(array, leaf):
+        return None  # too large for JAX's integers: only NumPy can compute with them
+    return jnp.array(array)

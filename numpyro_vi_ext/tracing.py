@@ -198,14 +198,19 @@ class Program:
     @functools.cached_property
     def closed_over(self) -> tuple[str, ...]:
         """Observed sites whose data depend on no data argument."""
-        none = jax.tree.map(lambda x: False, self.evaluate.shapes)
-        found = []
-        for name in self.layout.observed:
-            flags = none._replace(observed={**none.observed, name: True})
-            *_, data = self.evaluate.used_by(flags)
-            if not any(jax.tree.leaves(data)):
-                found.append(name)
-        return tuple(found)
+        names, dependent = self.layout.observed, self.sites_of_data((True,) * len(self.data_shapes))
+        return tuple(name for name in names if name not in dependent)
+
+    def sites_of_data(self, arguments: tuple[bool, ...]) -> frozenset[str]:
+        """Deterministic and observed sites that depend on any of the flagged data arguments."""
+        shapes, latents = self.evaluate.shapes, {s.name for s in self.layout.latents}
+        none, found = jax.tree.map(lambda x: False, shapes), []
+        for field in ("values", "observed"):
+            for name in getattr(shapes, field).keys() - latents:
+                flags = none._replace(**{field: {**getattr(none, field), name: True}})
+                *_, used = self.evaluate.used_by(flags)
+                found += [name] if any(map(bool.__and__, arguments, used)) else []
+        return frozenset(found)
 
     def densities(
         self,

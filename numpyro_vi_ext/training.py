@@ -19,12 +19,13 @@ from numpyro_vi_ext.algorithm import Point, State
 from numpyro_vi_ext.chunk import MAX_STEPS, NEVER, Chunk
 from numpyro_vi_ext.errors import Converged
 from numpyro_vi_ext.history import History
-from numpyro_vi_ext.model import Inputs
+from numpyro_vi_ext.supply import Supply
 
 logger = logging.getLogger("numpyro_vi_ext")
 
 MOST_STEPS = 2**31 - 2**20  # in one fit, for steps are counted in 32 bits
 _CHUNK_SECONDS = 0.1  # chunks grow until they take this long
+_ENDED = "The data of a Stream ended after {:,d} steps"
 _FIRST_CHUNK = 1  # for a step of many particles may take seconds
 
 Hook = Callable[[int, Point], None]  # (step, result at that step); StopIteration stops the fit
@@ -38,7 +39,7 @@ class Run:
     ----------
     chunk : Chunk
         The compiled steps.
-    inputs : Inputs
+    supply : Supply
         Data of the model.
     state : State
         Where the fit stands; always finite.
@@ -54,7 +55,7 @@ class Run:
     """
 
     chunk: Chunk
-    inputs: Inputs
+    supply: Supply
     state: State
     score: bool
     history: History = dataclasses.field(default_factory=History)
@@ -70,6 +71,8 @@ class Run:
     def advance(self, end: int, every: int) -> tuple[Point, bool]:
         """Take steps up to step `end`; at a non-finite one, stay at the last finite state.
 
+        Their data must have been prepared.
+
         Returns
         -------
         snapshots : Point
@@ -78,12 +81,12 @@ class Run:
             Whether all went well.
         """
         begin = self.state
-        state, losses, snapshots, finite = self.chunk(begin, self.inputs, end, every)
+        state, losses, snapshots, finite = self.chunk(begin, self.supply.inputs, end, every)
         finite = finite and bool(np.isfinite(losses).all())
         if not finite:
             good = self._last_finite(begin, int(state.step))
             losses = losses[: good - int(begin.step)]
-            state = self.chunk(begin, self.inputs, good, NEVER)[0]
+            state = self.chunk(begin, self.supply.inputs, good, NEVER)[0]
         if self.score:
             self.history.extend(losses)
         self.last = float(losses[-1]) if len(losses) else self.last
@@ -93,7 +96,7 @@ class Run:
     def rewind(self, begin: State, step: int) -> None:
         """Go back to `step`, recomputed from an earlier state."""
         if step < self.step:
-            self.state = self.chunk(begin, self.inputs, step, NEVER)[0]
+            self.state = self.chunk(begin, self.supply.inputs, step, NEVER)[0]
         self.history.cut(step)
 
     def _last_finite(self, begin: State, bad: int) -> int:
@@ -104,7 +107,7 @@ class Run:
         low = int(begin.step)
         while bad - low > 1:
             middle = (low + bad) // 2
-            finite = self.chunk(begin, self.inputs, middle, NEVER)[3]
+            finite = self.chunk(begin, self.supply.inputs, middle, NEVER)[3]
             low, bad = (middle, bad) if finite else (low, middle)
         return low
 
@@ -137,7 +140,8 @@ def train(
     """
     begin = run.step
     run.status, run.message = "finished", ""
-    with _interruptible() as interrupted, _bar(n, progressbar) as bar:
+    reading = run.supply.open(lambda: run.step)
+    with _interruptible() as interrupted, _bar(n, progressbar) as bar, reading:
         try:
             _advance(run, begin + n, hook, every, at_first, interrupted, bar)
         except KeyboardInterrupt:  # a second Ctrl-C: give up what is under way
@@ -164,7 +168,12 @@ def _advance(
         before, state, tic = run.step, run.state, time.perf_counter()
         stop = min(end, before + length, (before // every + run.chunk.snapshots) * every)
         first = at_first and before == 0
-        snapshots, finite = run.advance(1 if first else stop, every)
+        stop = run.supply.prepare(before, 1 if first else stop, interrupted)
+        if stop == before:
+            run.status = "interrupted" if interrupted() else "finished"
+            run.message = "" if interrupted() else _ENDED.format(before)
+            return
+        snapshots, finite = run.advance(stop, every)
         if hook is not None:
             due = _due(before, run.step, every, snapshots)
             if first and run.step == 1 < every:
@@ -234,8 +243,9 @@ def _report(run: Run, done: int, n: int, show: bool) -> None:
         return
     else:
         head = "Finished [100%]"
-        if run.status != "finished":
-            head = f"Interrupted at {run.step:,d} [{100 * done // n:.0f}%]"
+        if run.status != "finished" or done < n:
+            how = "Finished" if run.status == "finished" else "Interrupted"
+            head = f"{how} at {run.step:,d} [{100 * done // n:.0f}%]"
         text = head
         if len(run.history) and n < 10:
             text += f": Loss = {run.history.view()[-1]:,.5g}"

@@ -200,3 +200,13 @@ def test_iris_svgd(tmp_path):
     assert train > 0.95
     assert test > 0.9
     assert float(re.search(r"test accuracy (\d\.\d+)", text)[1]) > 0.9
+
+
+def test_out_of_core_with_few_rows(tmp_path):
+    text = run("out_of_core.py", tmp_path, "--rows", "50000", "--steps", "500")
+    assert "4,096 of 50,000 rows" in text
+    assert "500 steps in" in text
+    means = re.findall(r"^ +\d +(-?\d\.\d+) +(-?\d\.\d+) +\d\.\d+$", text, re.MULTILINE)
+    assert len(means) == 10
+    for true, mean in means:
+        assert float(mean) == pytest.approx(float(true), abs=0.08)  # six sd or so

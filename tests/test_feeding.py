@@ -225,7 +225,7 @@ def needs_values(X, y):
     [
         (local, r"an entry for each row cannot .* \{'e': \(\(2,\), \(6,\)\)\}. Marginalise them"),
         (local_in_a_subsampled_plate, "an entry for each row cannot be fitted in minibatches"),
-        (prior_of_the_batch, "the prior of the latent site 'b' depends on a Minibatch"),
+        (prior_of_the_batch, "the prior of the latent site 'b' depends on a batch"),
         (process, "the log density of the site 'y' is not a sum over the rows"),
         (series, "the log density of the site 'y' is not a sum over the rows"),
         (needs_values, r"the model needs the values of \['y'\] in Python"),
@@ -287,7 +287,7 @@ def test_total_size_goes_before_the_minibatch():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert fed_of(regression, X_mb, y_mb, total_size={"y": N}).feed.scales == (("y", 3.0),)
-    with pytest.warns(UserWarning, match="'y' counts 6 times, its Minibatch 3 times"):
+    with pytest.warns(UserWarning, match="'y' counts 6 times, its batches 3 times"):
         assert fed_of(regression, X_mb, y_mb, total_size={"y": 12}).feed.scales == (("y", 6.0),)
 
 

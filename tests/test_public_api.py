@@ -42,7 +42,8 @@ def test_the_names_of_this_stage_are_there():
     promised = """
         ADVI ASVGD Approximation CheckLossConvergence CheckParametersConvergence
         DiscreteLatentError Empirical FullRank FullRankADVI Inference KLqp MeanField Model
-        NonFiniteError SVGD Tracker adadelta adagrad adagrad_window adam adamax fit imq momentum
+        NonFiniteError SVGD Stream Tracker adadelta adagrad adagrad_window adam adamax fit imq
+        momentum
         nesterov_momentum plot_loss plot_tracker rbf rmsprop sample_approx sgd
     """
     assert set(promised.split()) <= set(vi.__all__)
@@ -69,7 +70,9 @@ def test_everything_public_is_documented():
     assert "ADVI.refine" in found
 
 
-@pytest.mark.parametrize("name", "fit KLqp MeanField SVGD ASVGD rbf imq Tracker Model".split())
+@pytest.mark.parametrize(
+    "name", "fit KLqp MeanField SVGD ASVGD rbf imq Stream Tracker Model".split()
+)
 def test_parameters_are_described(name):
     value = getattr(vi, name)
     doc = inspect.getdoc(value).split("Parameters\n-----")[1]

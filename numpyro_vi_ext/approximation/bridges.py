@@ -123,7 +123,8 @@ def to_nuts(
         bool nor a list of tuples.
     ValueError
         If `num_chains` is not positive; if q has no spread at some site, or a singular covariance;
-        if the log density is not finite, not even at q's mean; if blocks of ``dense_mass`` overlap.
+        if the log density is not finite, not even at q's mean; if blocks of ``dense_mass`` overlap;
+        if data come from a `Stream`.
     KeyError
         If ``dense_mass`` names an unknown site.
 
@@ -143,6 +144,7 @@ def to_nuts(
     """
     if not isinstance(approx, ApproximationBase):
         raise TypeError(f"to_nuts starts from an Approximation, got {type(approx).__name__}")
+    approx.target.check_data("NUTS needs")
     num_chains = as_count(num_chains, "num_chains", 1)
     arguments, fn = approx.model.arguments, approx.model.fn
     if approx.model_params:

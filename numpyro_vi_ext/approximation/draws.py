@@ -11,6 +11,7 @@ from numpyro_vi_ext import evaluate, nodes
 from numpyro_vi_ext.approximation import bridges
 from numpyro_vi_ext.approximation.base import ApproximationBase
 from numpyro_vi_ext.checks import as_count
+from numpyro_vi_ext.errors import only_batches
 from numpyro_vi_ext.families.empirical import Histogram
 from numpyro_vi_ext.model import Model
 from numpyro_vi_ext.replacements import split_replacements
@@ -36,7 +37,8 @@ class ApproximationDraws(ApproximationBase):
         Returns
         -------
         dict
-            Site name -> array of shape ``(draws, *site shape)``.
+            Site name -> array of shape ``(draws, *site shape)``. Deterministic sites that depend
+            on data from a `Stream` are left out.
 
         Raises
         ------
@@ -67,7 +69,8 @@ class ApproximationDraws(ApproximationBase):
         dict
             Site name -> array of shape ``(..., *site shape)``.
         """
-        return self.target.evaluate_all(z, self.point.theta, jax.random.key(0)).values
+        found = self.target.evaluate_all(z, self.point.theta, jax.random.key(0))
+        return self.target.known(found.values)
 
     def sample_node(
         self,
@@ -113,7 +116,8 @@ class ApproximationDraws(ApproximationBase):
         TypeError
             If `node` is neither of the above, or `size` not a scalar.
         ValueError
-            If `size` is negative, or a replacement has a wrong shape.
+            If `size` is negative, or a replacement has a wrong shape; if the node depends on data
+            that come from a `Stream` and are not replaced.
 
         Examples
         --------
@@ -193,7 +197,15 @@ class ApproximationDraws(ApproximationBase):
             What becomes of observed sites: see `Rerun`.
         prior : bool
             True draws the latent sites from the prior.
+
+        Raises
+        ------
+        ValueError
+            If data come from a Stream there.
         """
+        if model.arguments.streamed:
+            names = [model.arguments.names[i] for i in sorted(model.arguments.streamed)]
+            raise only_batches("running the model again needs", names)
         shapes = self.target.program.evaluate.shapes
         names = () if prior else self.ordering
         given = {name: shapes.values[name] for name in names}, shapes.params

@@ -106,7 +106,13 @@ class DensityApproximation(Approximation):
         ElboEstimate
             ``(elbo, se)``: mean of log p(x, z) - log q(z) over the draws and its standard error.
             Where q is the exact posterior every term is the log evidence, and `se` is zero.
+
+        Raises
+        ------
+        ValueError
+            If data come from a `Stream`.
         """
+        self.target.check_data("the ELBO needs")
         n_mc, key = as_count(n_mc, "n_mc", 1), as_key(random_seed)
         return evaluate.estimate_elbo(self.target, self.point, key, n_mc)
 

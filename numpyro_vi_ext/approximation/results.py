@@ -57,7 +57,8 @@ class Approximation(ApproximationDraws):
         Raises
         ------
         ValueError
-            If `coords` or `dims` do not fit the shapes.
+            If `coords` or `dims` do not fit the shapes, or what is asked for needs data that come
+            from a `Stream`. Groups of data are without these.
         """
         options = {"random_seed": random_seed, "include_transformed": include_transformed}
         if return_inferencedata:
