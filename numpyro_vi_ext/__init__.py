@@ -5,13 +5,14 @@ from numpyro_vi_ext.approximation.empirical import Empirical
 from numpyro_vi_ext.approximation.gaussian import FullRank, MeanField
 from numpyro_vi_ext.approximation.loading import load
 from numpyro_vi_ext.approximation.results import Approximation, sample_approx
+from numpyro_vi_ext.batching.minibatch import Minibatch
+from numpyro_vi_ext.batching.streaming import Stream
 from numpyro_vi_ext.callbacks import CheckLossConvergence, CheckParametersConvergence, Tracker
 from numpyro_vi_ext.errors import DiscreteLatentError, NonFiniteError
 from numpyro_vi_ext.fitting import fit
 from numpyro_vi_ext.inference import Inference
 from numpyro_vi_ext.kernels import imq, rbf
 from numpyro_vi_ext.methods import ADVI, ASVGD, SVGD, FullRankADVI, KLqp
-from numpyro_vi_ext.minibatch import Minibatch
 from numpyro_vi_ext.model import Model
 from numpyro_vi_ext.optimizers import (
     adadelta,
@@ -25,7 +26,6 @@ from numpyro_vi_ext.optimizers import (
     sgd,
 )
 from numpyro_vi_ext.plotting import plot_loss, plot_tracker
-from numpyro_vi_ext.streaming import Stream
 
 __all__ = [
     "ADVI",

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_vi_ext.arguments import Arguments
+from numpyro_vi_ext.batching.plans import Stream
 from numpyro_vi_ext.cache import find_traced
-from numpyro_vi_ext.plans import Stream
 from numpyro_vi_ext.tracing import Program
 
 Array = jax.Array

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro import primitives  # in this form: ArviZ 1.x puts off loading it, and so twice
 
+from numpyro_vi_ext.batching.minibatch import Minibatch
+from numpyro_vi_ext.batching.plans import Plan
+from numpyro_vi_ext.batching.storage import as_leaf
+from numpyro_vi_ext.batching.streaming import Flow, Part, Stream
 from numpyro_vi_ext.identity import Unknown, fingerprint
-from numpyro_vi_ext.minibatch import Minibatch
-from numpyro_vi_ext.plans import Plan
-from numpyro_vi_ext.storage import as_leaf
-from numpyro_vi_ext.streaming import Flow, Part, Stream
 
 _SETTINGS = (  # of JAX, that change what a traced program is
     "jax_enable_x64",

@@ -17,12 +17,12 @@ import jax
 
 from numpyro_vi_ext.additivity import find_kinds
 from numpyro_vi_ext.arguments import Arguments
+from numpyro_vi_ext.batching.plans import Plan, Stream
+from numpyro_vi_ext.batching.streaming import Flow
+from numpyro_vi_ext.batching.supply import Origin
+from numpyro_vi_ext.batching.total_size import scale_factor
 from numpyro_vi_ext.cache import Inputs, find_traced
 from numpyro_vi_ext.layout import Layout
-from numpyro_vi_ext.plans import Plan, Stream
-from numpyro_vi_ext.streaming import Flow
-from numpyro_vi_ext.supply import Origin
-from numpyro_vi_ext.total_size import scale_factor
 from numpyro_vi_ext.tracing import Program
 
 Array = jax.Array

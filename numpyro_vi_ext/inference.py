@@ -10,6 +10,7 @@ import numpy as np
 from numpyro_vi_ext.algorithm import Algorithm, Point
 from numpyro_vi_ext.approximation.base import Facts
 from numpyro_vi_ext.approximation.results import Approximation
+from numpyro_vi_ext.batching.supply import Supply
 from numpyro_vi_ext.checks import as_count
 from numpyro_vi_ext.chunk import chunk_for
 from numpyro_vi_ext.defaults import GAUSSIAN, Default, choose_optimizer
@@ -18,7 +19,6 @@ from numpyro_vi_ext.dispatch import Callbacks
 from numpyro_vi_ext.model import Model
 from numpyro_vi_ext.objectives import Objective
 from numpyro_vi_ext.seeds import Seed, as_key, describe_key
-from numpyro_vi_ext.supply import Supply
 from numpyro_vi_ext.training import MOST_STEPS, Run, train
 
 

@@ -16,10 +16,10 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from numpyro_vi_ext.algorithm import Point, State
+from numpyro_vi_ext.batching.supply import Supply
 from numpyro_vi_ext.chunk import MAX_STEPS, NEVER, Chunk
 from numpyro_vi_ext.errors import Converged
 from numpyro_vi_ext.history import History
-from numpyro_vi_ext.supply import Supply
 
 logger = logging.getLogger("numpyro_vi_ext")
 

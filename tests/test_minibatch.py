@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from numpyro_vi_ext.minibatch import Minibatch
-from numpyro_vi_ext.plans import Cut, Plan
+from numpyro_vi_ext.batching.minibatch import Minibatch
+from numpyro_vi_ext.batching.plans import Cut, Plan
 
 if hasattr(jax, "enable_x64"):
     from jax import enable_x64

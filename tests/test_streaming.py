@@ -18,7 +18,7 @@ import numpyro.distributions as dist
 import pytest
 
 import numpyro_vi_ext as vi
-from numpyro_vi_ext.prefetch import Reader
+from numpyro_vi_ext.batching.prefetch import Reader
 
 N, B = 2000, 100
 RNG = np.random.default_rng(3)

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from numpyro_vi_ext.total_size import scale_factor, spread
+from numpyro_vi_ext.batching.total_size import scale_factor, spread
 
 
 @pytest.mark.parametrize(

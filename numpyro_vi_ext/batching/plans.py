@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_vi_ext.batching.permutation import with_replacement, without_replacement
+from numpyro_vi_ext.batching.total_size import spread
 from numpyro_vi_ext.checks import as_count
-from numpyro_vi_ext.permutation import with_replacement, without_replacement
 from numpyro_vi_ext.seeds import Seed, as_key
-from numpyro_vi_ext.total_size import spread
 
 Array = jax.Array
 Stream = tuple[int, ...]  # (axis or 0, length, size, sampling, seed): what indices depend on

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from numpyro_vi_ext.storage import as_array, as_dtype, copy_into
+from numpyro_vi_ext.batching.storage import as_array, as_dtype, copy_into
 
 _MOST_BYTES, _MOST_BATCHES = 2**24, 4096
 

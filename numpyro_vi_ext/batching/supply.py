@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from numpyro_vi_ext.batches import Batch
+from numpyro_vi_ext.batching.batches import Batch
+from numpyro_vi_ext.batching.streaming import Stream
 from numpyro_vi_ext.cache import Inputs
-from numpyro_vi_ext.streaming import Stream
 
 Array = jax.Array
 Origin = tuple[Stream, Any]  # and the key of a part

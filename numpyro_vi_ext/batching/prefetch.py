@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from numpyro_vi_ext.batches import Batch, Form
+from numpyro_vi_ext.batching.batches import Batch, Form
 
 _PATIENCE = 0.1  # seconds to wait for more batches where there are some
 _POLL = 0.05  # seconds between two looks at whether to give up

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from numpyro_vi_ext.plans import Plan, seed_number
+from numpyro_vi_ext.batching.plans import Plan, seed_number
+from numpyro_vi_ext.batching.storage import as_array, as_dtype, as_stored, kept_slices, kind_of
 from numpyro_vi_ext.seeds import Seed
-from numpyro_vi_ext.storage import as_array, as_dtype, as_stored, kept_slices, kind_of
 
 Array = jax.Array
 

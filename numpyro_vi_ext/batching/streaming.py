@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_vi_ext.batching.prefetch import Reader
+from numpyro_vi_ext.batching.sources import opened
 from numpyro_vi_ext.checks import as_count
-from numpyro_vi_ext.prefetch import Reader
-from numpyro_vi_ext.sources import opened
 
 Array = jax.Array
 

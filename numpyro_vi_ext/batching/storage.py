@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from numpyro_vi_ext.batching.total_size import spread
 from numpyro_vi_ext.checks import as_count
-from numpyro_vi_ext.total_size import spread
 
 Array = jax.Array
 
