@@ -1,14 +1,16 @@
-"""Whether log densities are sums over rows: tried in numbers on few rows.
+"""What becomes of log densities when rows are put together: tried in numbers on few rows.
 
 A minibatch stands for the full data only if the log density of a site is a sum over rows. Whether
-it is cannot be read off a program, so it is tried: some rows, cut into two halves, give log
-densities that add up, or that average (a mean over rows, or a sum that the model itself multiplies
-by N over the number of rows), or neither (a Gaussian process, a time series).
+it is cannot be read off a program, so it is tried: two halves of some rows have log densities that
+add up to that of all, or that average to it (a mean over rows, or a sum that the model itself
+multiplies by N over the number of rows), or are the same (nothing depends on rows), or none of
+these (a Gaussian process, a time series).
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,17 +22,39 @@ from numpyro_vi_ext.cache import find_traced
 from numpyro_vi_ext.tracing import Program
 
 Array = jax.Array
-Densities = dict[str, float]
 
 _MOST_ROWS = 8  # of each half: few, so that what does not add up is a large part of the sum
-_TOLERANCE = 1e-3  # relative
-_SHIFT = 0.3
+_SHIFTS = (0.3, -0.1, 0.5, -0.4)  # of z, where the model is tried
+_TOLERANCE = 1e-4  # relative, of differences between log densities at two of these points
+_RULES: dict[str, Callable[..., Any]] = {
+    "adds": lambda one, other: one + other,
+    "averages": lambda one, other: (one + other) / 2,
+    "stays": lambda one, other: one,
+}
+
+Kinds = dict[str, frozenset[str]]
 
 
-def find_kinds(
+class Trial(NamedTuple):
+    """What was found for the rows of one stream.
+
+    Parameters
+    ----------
+    kinds : dict
+        Name of a term of the log density -> all of "adds", "averages" and "stays" that it may be;
+        none if it is none of them.
+    shapes : pair of dicts
+        Latent site or param -> shape, with some rows and with twice as many.
+    """
+
+    kinds: Kinds
+    shapes: tuple[dict[str, Any], dict[str, Any]]
+
+
+def try_rows(
     fn: Callable[..., Any], arguments: Arguments, stream: Stream, z: Array, theta: Array
-) -> dict[str, str]:
-    """What becomes of each term of the log density when rows are put together.
+) -> Trial:
+    """Run the model on few rows of a stream, and on twice as many.
 
     Parameters
     ----------
@@ -40,44 +64,107 @@ def find_kinds(
         Identity of the rows in question.
     z, theta : array
         Near where to evaluate the model.
-
-    Returns
-    -------
-    dict
-        Name of the term -> "adds", "averages" or "neither"; empty if there are too few rows.
     """
-    length, size = stream[1:3]
-    half = min(_MOST_ROWS, size // 2, length // 2)
+    half = min(_MOST_ROWS, stream[1] // 2)
     if half == 0:
-        return {}
-    rows = np.linspace(0, length - 1, 2 * half).astype(np.int64)
-    subsets = (rows[::2], rows[1::2], rows)
-    z = z + _SHIFT * jnp.cos(jnp.arange(z.size))  # rows may be independent where z is zero
-    one, other, both = (_log_probs(fn, arguments, stream, r, z, theta) for r in subsets)
-    return {name: _kind(one[name], other[name], both[name]) for name in both}
+        return Trial({}, ({}, {}))
+    few, many = (_at_rows(fn, arguments, stream, np.arange(k * half)) for k in (1, 2))
+    shapes = _shapes(few.program), _shapes(many.program)
+    if shapes[0] != shapes[1]:
+        return Trial({}, shapes)
+    random = _random_terms(many.program)
+    found: dict[str, set[str]] = {}
+    for rows in _choices(stream[1], half):
+        parts = (rows[:half], rows[half:], rows)
+        values = (_evaluate(fn, arguments, stream, r, z, theta) for r in parts)
+        for name, (one, other, both) in _by_name(*values):
+            kinds = found.setdefault(name, set(_RULES))
+            if name not in random:
+                kinds &= _consistent(one, other, both)
+    return Trial({name: frozenset(kinds) for name, kinds in found.items()}, shapes)
 
 
-def _kind(one: float, other: float, both: float) -> str:
-    room = _TOLERANCE * (abs(one) + abs(other)) + np.finfo(np.float32).tiny
-    if not np.isfinite([one, other, both]).all() or abs(one + other - both) <= room:
-        return "adds"  # or cannot be told: the fit itself will say what is not finite
-    return "averages" if abs((one + other) / 2 - both) <= room else "neither"
+def _choices(length: int, half: int) -> Iterator[np.ndarray]:
+    """Rows to try: neighbours, far ones in their order, and any; the first half goes together."""
+    yield np.arange(2 * half)
+    yield np.linspace(0, length - 1, 2 * half).astype(np.int64)
+    yield np.random.default_rng(0).choice(length, 2 * half, replace=False, shuffle=False)
 
 
-def _log_probs(
+def _consistent(one: np.ndarray, other: np.ndarray, both: np.ndarray) -> set[str]:
+    """What a term may be, by its values at the points of z."""
+    finite = np.isfinite(one) & np.isfinite(other) & np.isfinite(both)
+    if finite.sum() < 2:
+        return set(_RULES)  # nothing can be told; the fit itself will say what is not finite
+    one, other, both = one[finite], other[finite], both[finite]
+    sizes = np.abs(one) + np.abs(other) + np.abs(both)
+    rounding = 16 * float(jnp.finfo(jnp.result_type(float)).eps) * sizes.max()
+    return {kind for kind, rule in _RULES.items() if _holds(rule, one, other, both, rounding)}
+
+
+def _holds(rule: Any, one: np.ndarray, other: np.ndarray, both: np.ndarray, rounding: float) -> Any:
+    """Whether a rule holds for most differences between two points, in which constants cancel."""
+    held = []
+    for i, j in itertools.combinations(range(len(one)), 2):
+        a, b, c = one[i] - one[j], other[i] - other[j], both[i] - both[j]
+        room = _TOLERANCE * (abs(a) + abs(b) + abs(c)) + rounding
+        held.append(abs(rule(a, b) - c) <= room)
+    return sum(held) > len(held) / 2
+
+
+class _Run(NamedTuple):
+    program: Program
+    data: tuple[Array, ...]
+
+
+def _at_rows(
+    fn: Callable[..., Any], arguments: Arguments, stream: Stream, rows: np.ndarray
+) -> _Run:
+    """The model with these rows in place of a batch; other cut axes as in the first step."""
+    leaves = tuple(
+        leaf if plan is None else plan.at_rows(leaf, stream, rows)
+        for leaf, plan in zip(arguments.leaves, arguments.plans, strict=True)
+    )
+    some = dataclasses.replace(arguments, leaves=leaves)
+    try:
+        program, bound = find_traced(fn, some, Program, (Program,))
+    except Exception as error:
+        error.add_note(
+            f"The model was tried with {len(rows)} rows in place of a batch: it must run with any "
+            "number of them, as in plate('rows', len(y))."
+        )
+        raise
+    return _Run(program, bound.data)
+
+
+def _evaluate(
     fn: Callable[..., Any],
     arguments: Arguments,
     stream: Stream,
     rows: np.ndarray,
     z: Array,
     theta: Array,
-) -> Densities:
-    """Log densities with these rows in place of a batch; other cut axes as in the first step."""
-    leaves = tuple(
-        leaf if plan is None else plan.at_rows(leaf, stream, rows)
-        for leaf, plan in zip(arguments.leaves, arguments.plans, strict=True)
-    )
-    some = dataclasses.replace(arguments, leaves=leaves)
-    program, bound = find_traced(fn, some, Program, (Program,))
-    found = program.evaluate(z, theta, jax.random.key(0), bound.data)
-    return {name: float(value) for name, value in found.site_log_prob.items()}
+) -> dict[str, np.ndarray]:
+    """Log densities with these rows at a few points around z, each of shape (points,)."""
+    program, data = _at_rows(fn, arguments, stream, rows)
+    pattern = jnp.cos(jnp.arange(z.size))  # rows may be independent where all of z is alike
+    key, found = jax.random.key(0), []
+    for shift in _SHIFTS:
+        found.append(program.evaluate(z + shift * pattern, theta, key, data).site_log_prob)
+    return {name: np.array([float(values[name]) for values in found]) for name in found[0]}
+
+
+def _by_name(*values: dict[str, np.ndarray]) -> Iterator[tuple[str, tuple[np.ndarray, ...]]]:
+    for name in values[0]:
+        yield name, tuple(v[name] for v in values)
+
+
+def _random_terms(program: Program) -> set[str]:
+    """Terms that depend on what the model itself draws, of which each run has another value."""
+    return {name for name in program.evaluate.shapes.site_log_prob if program.term_uses(name)[2]}
+
+
+def _shapes(program: Program) -> dict[str, Any]:
+    shapes: dict[str, Any] = {site.name: site.shape for site in program.layout.latents}
+    params = program.evaluate.shapes.params
+    return shapes | {n: jax.tree.map(lambda x: x.shape, value) for n, value in params.items()}

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 import jax
 
-from numpyro_vi_ext.additivity import find_kinds
+from numpyro_vi_ext.additivity import Trial, try_rows
 from numpyro_vi_ext.arguments import Arguments
 from numpyro_vi_ext.batching.plans import Plan, Stream
 from numpyro_vi_ext.batching.streaming import Flow
 from numpyro_vi_ext.batching.supply import Origin
 from numpyro_vi_ext.batching.total_size import scale_factor
-from numpyro_vi_ext.cache import Inputs, find_traced
+from numpyro_vi_ext.cache import Inputs, Target, find_traced
 from numpyro_vi_ext.layout import Layout
 from numpyro_vi_ext.tracing import Program
 
@@ -88,6 +88,13 @@ class _Batched(NamedTuple):
     plans: Plans
 
     @property
+    def streams(self) -> list[Stream]:
+        """The streams of rows of all arguments."""
+        pairs = [(plan, x) for plan, x in zip(self.plans, self.data, strict=True) if plan]
+        found = (stream for plan, x in pairs for stream in plan.streams(x.shape) if stream)
+        return [*dict.fromkeys(found)]
+
+    @property
     def terms(self) -> list[str]:
         """Names of the terms of the log density."""
         return [*self.program.evaluate.shapes.site_log_prob]
@@ -96,7 +103,7 @@ class _Batched(NamedTuple):
 def find_fed(
     fn: Callable[..., Any],
     arguments: Arguments,
-    full: Layout,
+    target: Target,
     point: tuple[Array, Array],
     total_size: Mapping[str, Any] | None,
 ) -> Fed:
@@ -106,8 +113,8 @@ def find_fed(
     ----------
     fn, arguments
         The model, and what it is called with.
-    full : Layout
-        Of the same model on the full data.
+    target : Target
+        The same model on the data at hand.
     point : pair of arrays
         z and theta at which to try whether log densities are sums over rows.
     total_size : mapping, optional
@@ -124,14 +131,11 @@ def find_fed(
         over its rows; if two Minibatch or Stream objects that one site depends on do not share
         their rows; if the model needs the values of one in Python.
     """
-    batched = _at_batch(fn, arguments)
-    of_site = {name: _streams_of(batched, name) for name in batched.terms}
-    _check_latents(batched, _at_other_rows(fn, arguments) if arguments.streamed else full)
-    kinds = {
-        stream: find_kinds(fn, arguments, stream, *point)
-        for stream in dict.fromkeys(s for streams in of_site.values() for s in streams)
-    }
-    found = {name: _scale(batched, name, of_site[name], kinds) for name in batched.terms}
+    batched = _at_batch(fn, arguments) if any(arguments.plans) else _whole(target)
+    used = {name: _streams_of(batched, name) for name in batched.terms}
+    trials = {s: try_rows(fn, arguments, s, *point) for s in batched.streams}
+    _check_shapes(batched.program.layout, trials)
+    found = {name: _scale(batched.program.layout, name, used[name], trials) for name in used}
     scales = {**found, **_given_scales(batched.program, total_size, found)}
     plans = tuple(plan and plan.anonymous() for plan in batched.plans)
     feed = Feed(
@@ -143,6 +147,11 @@ def find_fed(
     data = tuple(x if origin is None else x[None] for x, origin in pairs)
     inputs = data, batched.program.evaluate.constants
     return Fed(batched.program, feed, inputs, origins)
+
+
+def _whole(target: Target) -> _Batched:
+    nothing = (None,) * len(target.data)
+    return _Batched(target.program, ("",) * len(nothing), target.data, nothing)
 
 
 def _at_batch(fn: Callable[..., Any], arguments: Arguments) -> _Batched:
@@ -173,64 +182,36 @@ def _at_batch(fn: Callable[..., Any], arguments: Arguments) -> _Batched:
     )
 
 
-def _at_other_rows(fn: Callable[..., Any], arguments: Arguments) -> Layout:
-    """Sites of the model with another number of rows than a batch."""
-    pairs = zip(arguments.leaves, arguments.plans, strict=True)
-    leaves = tuple(leaf if plan is None else plan.resized(leaf) for leaf, plan in pairs)
-    other = dataclasses.replace(arguments, leaves=leaves)
-    try:
-        return find_traced(fn, other, Program, (Program,))[0].layout
-    except Exception as error:
-        error.add_note(
-            "The model runs with a batch of a Stream, and fails with half as many rows: it must "
-            "run with any number of them, as in plate('rows', len(y))."
-        )
-        raise
-
-
-def _check_latents(batched: _Batched, full: Layout) -> None:
-    """Refuse latent sites of which each batch would have others than the full data."""
-    if not any(batched.plans):
-        return
-    layout = batched.program.layout
-    shapes = [{s.name: s.shape for s in x.latents} for x in (layout, full)]
-    local = {
-        name: (shapes[0].get(name), shapes[1].get(name))
-        for name in {**shapes[0], **shapes[1]}
-        if shapes[0].get(name) != shapes[1].get(name) or name in layout.subsampled
-    }
-    if local:
-        raise ValueError(
-            "latent sites with an entry for each row cannot be fitted in minibatches: the rows of "
-            "each batch would share them. Their shapes with a batch and with another number of "
-            f"rows are {local}. Marginalise them, or fit on the full data."
-        )
+def _check_shapes(layout: Layout, trials: dict[Stream, Trial]) -> None:
+    """Refuse latent sites and params of which each batch would have others."""
+    for trial in trials.values():
+        few, many = trial.shapes
+        names = [n for n in {**few, **many} if few.get(n) != many.get(n) or n in layout.subsampled]
+        local = {name: (few.get(name), many.get(name)) for name in names}
+        if local:
+            raise ValueError(
+                "latent sites, or params, with an entry for each row cannot be fitted in "
+                "minibatches: the rows of each batch would share them. Their shapes with some "
+                f"rows and with twice as many are {local}. Marginalise them, or fit on the full "
+                "data."
+            )
 
 
 def _streams_of(batched: _Batched, name: str) -> tuple[Stream, ...]:
-    """The streams of rows that a term of the density depends on.
+    """The streams of rows whose values a term of the density depends on.
 
     Raises
     ------
     ValueError
-        If rows of different streams are taken for the same, or a prior depends on any.
+        If rows of different streams are taken for the same.
     """
-    evaluate, layout = batched.program.evaluate, batched.program.layout
-    none = jax.tree.map(lambda x: False, evaluate.shapes)
-    flags = none._replace(site_log_prob={**none.site_log_prob, name: True})
-    *_, used = evaluate.used_by(flags)
+    *_, used = batched.program.term_uses(name)
     of_argument = {
         argument: set(filter(None, plan.streams(x.shape)))
         for argument, x, plan, is_used in zip(*batched[1:], used, strict=True)
         if plan is not None and is_used
     }
     streams = set().union(*of_argument.values())
-    site = layout.site_of(name)
-    if streams and site in [s.name for s in layout.latents]:
-        raise ValueError(
-            f"the prior of the latent site {site!r} depends on a batch, so that each step "
-            "would have another prior; let it depend on the full data"
-        )
     if len(streams) > 1 and streams not in of_argument.values():
         raise ValueError(
             f"the site {name!r} depends on {[*of_argument]}, whose rows are drawn independently "
@@ -242,20 +223,28 @@ def _streams_of(batched: _Batched, name: str) -> tuple[Stream, ...]:
 
 
 def _scale(
-    batched: _Batched, name: str, streams: tuple[Stream, ...], kinds: dict[Stream, dict[str, str]]
+    layout: Layout, name: str, used: tuple[Stream, ...], trials: dict[Stream, Trial]
 ) -> float:
     """How many times a term of the density counts."""
-    layout, scale = batched.program.layout, 1.0
-    for stream in streams:
+    site, scale = layout.site_of(name), 1.0
+    for stream, trial in trials.items():
         _, length, size, *_ = stream
-        kind = kinds[stream].get(name, "adds")
-        if kind == "neither":
+        kinds = trial.kinds.get(name, frozenset({"adds", "stays"}))
+        if stream not in used and "stays" in kinds:
+            continue  # neither values nor the number of rows matter
+        if site in [s.name for s in layout.latents]:
+            raise ValueError(
+                f"the prior of the latent site {site!r} depends on a batch, so that each step "
+                "would have another prior; let it depend on the full data"
+            )
+        if not kinds & {"adds", "averages"}:
             raise ValueError(
                 f"the log density of the site {name!r} is not a sum over the rows of its data (as "
-                "in a Gaussian process, or a time series), so that a batch of them cannot stand "
-                "for all: fit it on the full data"
+                "in a Gaussian process, a time series, or with rows that the model centres), so "
+                "that a batch of them cannot stand for all: fit it on the full data, or compute "
+                "what depends on all rows beforehand"
             )
-        if kind == "adds" and (length, size) not in layout.subsampled.get(name, ()):
+        if "adds" in kinds:
             scale *= length / size
     by_hand = layout.scaled.get(name, 1.0)
     if scale != 1 and math.isclose(by_hand, scale, rel_tol=1e-4):

@@ -94,7 +94,7 @@ class Inference(abc.ABC):
             model = model.replace(**more_replacements)
         # Looked at again even if it is the same model: what it closes over may have changed.
         approx = self._approx.with_model(model)
-        fed = model.fed(approx.mean, approx.point.theta, total_size)
+        fed = model.fed(approx.target, (approx.mean, approx.point.theta), total_size)
         optimizer = choose_optimizer(
             obj_optimizer, total_grad_norm_constraint, self._default, fed.is_noisy
         )

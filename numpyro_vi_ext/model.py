@@ -1,7 +1,7 @@
 """A NumPyro model bound to its arguments."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -85,10 +85,10 @@ class Model:
         """The model with the data that its Minibatch arguments hold now; itself if unchanged."""
         return self if self.arguments.is_current() else self.replace()
 
-    def fed(self, z: Any, theta: Array, total_size: Mapping[str, Any] | None = None) -> Fed:
-        """The model as the steps of a fit see it, tried at one point: for internal use."""
-        point = jnp.asarray(z, jnp.result_type(float)), theta
-        return find_fed(self.fn, self.arguments, self.target.layout, point, total_size)
+    def fed(self, target: Target, point: tuple[Any, Array], total_size: Any = None) -> Fed:
+        """The model as the steps of a fit see it, tried near one point: for internal use."""
+        point = jnp.asarray(point[0], jnp.result_type(float)), point[1]
+        return find_fed(self.fn, self.arguments, target, point, total_size)
 
     @property
     def latents(self) -> tuple[str, ...]:
@@ -148,8 +148,9 @@ class Model:
         ValueError
             If the last axis of `z` is not of length `ndim`, or data come from a `Stream`.
         """
-        self.target.check_data("the log density needs")
-        evaluation = self._evaluate(z, random_seed)
+        target = self.target
+        target.check_data("the log density needs")
+        evaluation = _evaluate(target, z, random_seed)
         return evaluation.log_prior + evaluation.log_likelihood
 
     def constrain(self, z: Any, *, random_seed: Seed = 0) -> dict[str, Array]:
@@ -157,7 +158,8 @@ class Model:
 
         Parameters and errors as in `log_density`; each value has the leading axes of `z`.
         """
-        return self.target.known(self._evaluate(z, random_seed).values)
+        target = self.target
+        return target.known(_evaluate(target, z, random_seed).values)
 
     def unconstrain(self, values: dict[str, Any], *, random_seed: Seed = 0) -> Array:
         """Flat unconstrained vector of a full set of latent values in the model's space.
@@ -187,9 +189,10 @@ class Model:
         theta = target.initial_params(key)
         return target.program.unconstrain(given, theta, key, target.data)[0]
 
-    def _evaluate(self, z: Any, random_seed: Seed) -> Evaluation:
-        target, key = self.target, as_key(random_seed)
-        return target.evaluate_all(z, target.initial_params(key), key)
+
+def _evaluate(target: Target, z: Any, random_seed: Seed) -> Evaluation:
+    key = as_key(random_seed)
+    return target.evaluate_all(z, target.initial_params(key), key)
 
 
 def _bind(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Model:

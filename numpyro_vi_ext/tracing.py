@@ -188,6 +188,13 @@ class Program:
         values = {s.name: evaluation.values[s.name] for s in self.layout.latents}
         return Recorded(self._unconstrain, values, self.start.shapes.theta, *self._example)
 
+    def term_uses(self, name: str) -> Any:
+        """Flags on ``(z, theta, key, data)``: whether a term of the log density depends on them."""
+        none = jax.tree.map(lambda x: False, self.evaluate.shapes)
+        return self.evaluate.used_by(
+            none._replace(site_log_prob={**none.site_log_prob, name: True})
+        )
+
     @functools.cached_property
     def is_random(self) -> bool:
         """Whether the log density depends on what the model itself draws, such as a subsample."""

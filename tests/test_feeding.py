@@ -99,7 +99,7 @@ MODELS = [
 
 def fed_of(model, *args, total_size=None):
     bound = vi.Model(model, *args)
-    return bound.fed(np.zeros(bound.ndim), jnp.zeros(0), total_size)
+    return bound.fed(bound.target, (np.zeros(bound.ndim), jnp.zeros(0)), total_size)
 
 
 def joint(fed, data):
@@ -223,7 +223,7 @@ def needs_values(X, y):
 @pytest.mark.parametrize(
     ("model", "text"),
     [
-        (local, r"an entry for each row cannot .* \{'e': \(\(2,\), \(6,\)\)\}. Marginalise them"),
+        (local, r"an entry for each row cannot .* \{'e': \(\(3,\), \(6,\)\)\}. Marginalise them"),
         (local_in_a_subsampled_plate, "an entry for each row cannot be fitted in minibatches"),
         (prior_of_the_batch, "the prior of the latent site 'b' depends on a batch"),
         (process, "the log density of the site 'y' is not a sum over the rows"),
@@ -414,3 +414,107 @@ def test_second_fit_traces_nothing():
         if not i:
             first = len(calls)
     assert len(calls) == first
+
+
+# -- found by attack: what depends on the number of rows, and what only looks like a sum
+
+
+def scales_of(model, *args):
+    return dict(fed_of(model, *args).feed.scales)
+
+
+def counts_rows(y):
+    rate = numpyro.sample("rate", dist.LogNormal(0, 3))
+    numpyro.factor("count", len(y) * jnp.log(rate))
+    numpyro.factor("total", -rate * y.sum())
+
+
+def test_terms_that_depend_on_the_number_of_rows_only():
+    """The log density of exponential waiting times, written as two factors."""
+    y_mb = vi.Minibatch(np.abs(LONG_Y), batch_size=100)
+    assert scales_of(counts_rows, y_mb) == {"count": 20.0, "total": 20.0}
+
+
+def prior_of_the_number_of_rows(X, y):
+    w = numpyro.sample("w", dist.Normal(0, 1 / len(y) ** 0.5).expand([2]).to_event(1))
+    numpyro.sample("y", dist.Normal(X @ w, 1), obs=y)
+
+
+def sum_and_penalty(X, y):
+    b = numpyro.sample("b", dist.Normal(0, 100).expand([2]).to_event(1))
+    numpyro.factor("f", -0.5 * jnp.sum((y - X @ b) ** 2) - 0.5 * jnp.sum(b**2))
+
+
+def process_in_time(X, y):
+    """Sorted inputs, of which only neighbours are correlated."""
+    scale = numpyro.sample("scale", dist.LogNormal(1, 0.5))
+    t = X[:, 0]
+    cov = jnp.exp(-0.5 * ((t[:, None] - t) / scale) ** 2) + 0.01 * jnp.eye(len(y))
+    numpyro.sample("y", dist.MultivariateNormal(jnp.zeros(len(y)), cov), obs=y)
+
+
+def centred_rows(X, y):
+    b = numpyro.sample("b", dist.Normal(0, 1))
+    numpyro.sample("y", dist.Normal(b * (X[:, 1] - X[:, 1].mean()), 1), obs=y)
+
+
+def param_per_row(X, y):
+    e = numpyro.param("e", jnp.zeros(len(y)))
+    b = numpyro.sample("b", dist.Normal(0, 1))
+    numpyro.sample("y", dist.Normal(b + e, 1), obs=y)
+
+
+SORTED = np.column_stack([np.arange(1000.0), np.repeat([0.0, 1.0], 500)])
+
+
+@pytest.mark.parametrize("batch_size", [1, 10])
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        (prior_of_the_number_of_rows, "the prior of the latent site 'w' depends on a batch"),
+        (sum_and_penalty, "'f' is not a sum over the rows"),
+        (process_in_time, "'y' is not a sum over the rows"),
+        (centred_rows, "'y' is not a sum over the rows"),
+        (param_per_row, "or params, with an entry for each row cannot be fitted"),
+    ],
+)
+def test_refused_whatever_the_rows(model, text, batch_size):
+    parts = vi.Minibatch(SORTED, LONG_Y[:1000] + 10, batch_size=batch_size).parts
+    with pytest.raises(ValueError, match=text):
+        fed_of(model, *parts)
+
+
+def test_local_latents_with_batches_as_long_as_the_data():
+    with pytest.raises(ValueError, match="an entry for each row cannot be fitted in minibatches"):
+        fed_of(local, *vi.Minibatch(X, Y, batch_size=N).parts)
+
+
+def subsampled_columns(R):
+    a = numpyro.sample("a", dist.Normal(0, 1))
+    columns = numpyro.plate("columns", 20, subsample_size=5, dim=-1)
+    with columns as i, numpyro.plate("rows", len(R), dim=-2):
+        numpyro.sample("R", dist.Normal(a, 1), obs=R[:, i])
+
+
+def test_a_plate_over_another_axis_of_the_same_sizes_takes_nothing_away():
+    R = np.random.default_rng(0).normal(size=(20, 20))
+    assert scales_of(subsampled_columns, vi.Minibatch(R, batch_size=5)) == {"R": 4.0}
+
+
+def dropout(X, y):
+    b = numpyro.sample("b", dist.Normal(0, 1).expand([2]).to_event(1))
+    kept = jax.random.bernoulli(numpyro.prng_key(), 0.5, X.shape)
+    numpyro.sample("y", dist.Normal((X * kept) @ b, 1), obs=y)
+
+
+def large_counts(X, y):
+    rate = numpyro.sample("rate", dist.LogNormal(13, 1))
+    numpyro.sample("y", dist.Poisson(rate), obs=y)
+
+
+def test_not_refused():
+    """A model with a randomness of its own, and counts whose log densities cancel in float32."""
+    assert scales_of(dropout, *minibatch()) == {"y": 20.0}
+    counts = np.random.default_rng(0).poisson(1e6, ROWS)
+    parts = vi.Minibatch(LONG_X, counts, batch_size=100).parts
+    assert scales_of(large_counts, *parts) == {"y": 20.0}

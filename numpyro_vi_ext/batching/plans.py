@@ -211,10 +211,6 @@ class Plan:
         found = tuple(self.indices(axis, n, step) for axis, n in enumerate(lengths))
         return self.gather(stored, found)
 
-    def resized(self, stored: Array) -> Array:
-        """The data with another number of rows than a batch: in full."""
-        return stored
-
     def at_rows(self, stored: Array, stream: Stream, rows: np.ndarray) -> Array:
         """The batch at these rows, if they are of that stream; other axes as in the first step."""
         indices = (

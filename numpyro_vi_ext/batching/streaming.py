@@ -267,10 +267,6 @@ class Flow:
         """The first batch, in place of that of any step."""
         return first
 
-    def resized(self, first: Array) -> Array:
-        """The first batch with another number of rows."""
-        return first[: self.size // 2] if self.size > 1 else jnp.concatenate([first, first])
-
     def at_rows(self, first: Array, stream: tuple[int, ...], rows: np.ndarray) -> Array:
         """Rows of the first batch, spread over it as `rows` are over the full data."""
         if stream not in self.streams(first.shape):
