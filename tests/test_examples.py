@@ -210,3 +210,15 @@ def test_out_of_core_with_few_rows(tmp_path):
     assert len(means) == 10
     for true, mean in means:
         assert float(mean) == pytest.approx(float(true), abs=0.08)  # six sd or so
+
+
+@pytest.mark.slow
+def test_minibatch(tmp_path):
+    text = run("minibatch.py", tmp_path)
+    check_pictures(tmp_path, text, {"minibatch.png"})
+    assert "10 steps in" in text  # the fit on full data was stopped
+    assert "steps=10000" in text
+    assert float(re.search(r"off by at most (\d\.\d+) posterior sd", text)[1]) < 1
+    assert "the full data again: (40000, 100)" in text
+    for shape in ("(2, 20, 30, 40, 10)", "(2, 20, 20, 40, 50)", "(2, 20, 20, 40, 10)"):
+        assert shape in text
