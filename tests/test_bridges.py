@@ -119,6 +119,7 @@ def test_predictive_with_an_empirical_guide():
     check_predictive(approx, rows["w"].mean(0), cov_w, sd.mean(), (sd**2).mean())
 
 
+@pytest.mark.slow
 def test_predictive_agrees_with_the_approximations_own():
     """The same model, of all supports: the same distribution of each site."""
     case = ZOO["supports"]

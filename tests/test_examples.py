@@ -184,6 +184,7 @@ def accuracies(text):
     return [(int(n), float(train), float(test)) for n, train, test in found]
 
 
+@pytest.mark.slow
 def test_iris_svgd_with_few_steps(tmp_path):
     text = run("iris_svgd.py", tmp_path, "--quick")
     check_pictures(tmp_path, text, {"iris_svgd.png"})

@@ -163,8 +163,12 @@ def gradients(sampling, steps=200):
     fed = fed_of(regression, X_mb, y_mb)
     data, _ = fed.inputs
     drawn = fed.feed.draw(data, 0, steps)
-    batches = [fed.feed.take(data, drawn, i) for i in range(steps)]
-    return np.array([joint(fed, batch)(jnp.array([0.5, 0.5]))[1] for batch in batches])
+
+    def gradient(i):
+        batch = fed.feed.take(data, drawn, i)
+        return joint(fed, batch)(jnp.array([0.5, 0.5]))[1]
+
+    return np.asarray(jax.jit(jax.vmap(gradient))(jnp.arange(steps)))
 
 
 def test_gradients_without_replacement_vary_less():
@@ -467,7 +471,7 @@ def param_per_row(X, y):
 SORTED = np.column_stack([np.arange(1000.0), np.repeat([0.0, 1.0], 500)])
 
 
-@pytest.mark.parametrize("batch_size", [1, 10])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 10])
 @pytest.mark.parametrize(
     ("model", "text"),
     [
