@@ -68,15 +68,15 @@ def try_rows(
     half = min(_MOST_ROWS, stream[1] // 2)
     if half == 0:
         return Trial({}, ({}, {}))
-    few, many = (_at_rows(fn, arguments, stream, np.arange(k * half)) for k in (1, 2))
+    few, many = (_trace(fn, _at_rows(arguments, stream, np.arange(k * half))) for k in (1, 2))
     shapes = _shapes(few.program), _shapes(many.program)
     if shapes[0] != shapes[1]:
         return Trial({}, shapes)
-    random = _random_terms(many.program)
+    random = {name for name, uses in many.program.terms_use.items() if uses[2]}  # its own draws
     found: dict[str, set[str]] = {}
     for rows in _choices(stream[1], half):
-        parts = (rows[:half], rows[half:], rows)
-        values = (_evaluate(fn, arguments, stream, r, z, theta) for r in parts)
+        parts = ((few, rows[:half]), (few, rows[half:]), (many, rows))
+        values = (run.log_probs(_at_rows(arguments, stream, r), z, theta) for run, r in parts)
         for name, (one, other, both) in _by_name(*values):
             kinds = found.setdefault(name, set(_RULES))
             if name not in random:
@@ -113,55 +113,44 @@ def _holds(rule: Any, one: np.ndarray, other: np.ndarray, both: np.ndarray, roun
 
 
 class _Run(NamedTuple):
+    """The model traced for a number of rows, whichever these are."""
+
     program: Program
-    data: tuple[Array, ...]
+    fixed: frozenset[int]  # arguments that are part of the program
+
+    def log_probs(self, arguments: Arguments, z: Array, theta: Array) -> dict[str, np.ndarray]:
+        """Its terms at a few points around z, each of shape (points,)."""
+        data, key = arguments.with_fixed(self.fixed).data, jax.random.key(0)
+        pattern = jnp.cos(jnp.arange(z.size))  # rows may be independent where all of z is alike
+        points = [z + shift * pattern for shift in _SHIFTS]
+        found = [self.program.evaluate(point, theta, key, data).site_log_prob for point in points]
+        return jax.tree.map(lambda *values: np.array(values), *jax.device_get(found))
 
 
-def _at_rows(
-    fn: Callable[..., Any], arguments: Arguments, stream: Stream, rows: np.ndarray
-) -> _Run:
-    """The model with these rows in place of a batch; other cut axes as in the first step."""
+def _trace(fn: Callable[..., Any], arguments: Arguments) -> _Run:
+    try:
+        program, bound = find_traced(fn, arguments, Program, (Program,))
+    except Exception as error:
+        error.add_note(
+            "The model was tried with other numbers of rows than a batch has: it must run with any "
+            "number of them, as in plate('rows', len(y))."
+        )
+        raise
+    return _Run(program, bound.fixed)
+
+
+def _at_rows(arguments: Arguments, stream: Stream, rows: np.ndarray) -> Arguments:
+    """These rows in place of a batch; other cut axes as in the first step."""
     leaves = tuple(
         leaf if plan is None else plan.at_rows(leaf, stream, rows)
         for leaf, plan in zip(arguments.leaves, arguments.plans, strict=True)
     )
-    some = dataclasses.replace(arguments, leaves=leaves)
-    try:
-        program, bound = find_traced(fn, some, Program, (Program,))
-    except Exception as error:
-        error.add_note(
-            f"The model was tried with {len(rows)} rows in place of a batch: it must run with any "
-            "number of them, as in plate('rows', len(y))."
-        )
-        raise
-    return _Run(program, bound.data)
-
-
-def _evaluate(
-    fn: Callable[..., Any],
-    arguments: Arguments,
-    stream: Stream,
-    rows: np.ndarray,
-    z: Array,
-    theta: Array,
-) -> dict[str, np.ndarray]:
-    """Log densities with these rows at a few points around z, each of shape (points,)."""
-    program, data = _at_rows(fn, arguments, stream, rows)
-    pattern = jnp.cos(jnp.arange(z.size))  # rows may be independent where all of z is alike
-    key, found = jax.random.key(0), []
-    for shift in _SHIFTS:
-        found.append(program.evaluate(z + shift * pattern, theta, key, data).site_log_prob)
-    return {name: np.array([float(values[name]) for values in found]) for name in found[0]}
+    return dataclasses.replace(arguments, leaves=leaves)
 
 
 def _by_name(*values: dict[str, np.ndarray]) -> Iterator[tuple[str, tuple[np.ndarray, ...]]]:
     for name in values[0]:
         yield name, tuple(v[name] for v in values)
-
-
-def _random_terms(program: Program) -> set[str]:
-    """Terms that depend on what the model itself draws, of which each run has another value."""
-    return {name for name in program.evaluate.shapes.site_log_prob if program.term_uses(name)[2]}
 
 
 def _shapes(program: Program) -> dict[str, Any]:

@@ -53,8 +53,7 @@ class Given(Bandwidth):
 
     def init(self, x: Array) -> Any:
         found = jax.eval_shape(self.function, x)
-        is_real = getattr(found, "shape", 0) == () and not jnp.iscomplexobj(found)
-        if not (is_real or isinstance(found, float)):
+        if getattr(found, "shape", None) != () or jnp.iscomplexobj(found):
             raise ValueError(
                 f"bandwidth must give one real number for points of shape {x.shape}, got {found}"
             )

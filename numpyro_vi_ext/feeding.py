@@ -94,11 +94,6 @@ class _Batched(NamedTuple):
         found = (stream for plan, x in pairs for stream in plan.streams(x.shape) if stream)
         return [*dict.fromkeys(found)]
 
-    @property
-    def terms(self) -> list[str]:
-        """Names of the terms of the log density."""
-        return [*self.program.evaluate.shapes.site_log_prob]
-
 
 def find_fed(
     fn: Callable[..., Any],
@@ -131,27 +126,28 @@ def find_fed(
         over its rows; if two Minibatch or Stream objects that one site depends on do not share
         their rows; if the model needs the values of one in Python.
     """
-    batched = _at_batch(fn, arguments) if any(arguments.plans) else _whole(target)
-    used = {name: _streams_of(batched, name) for name in batched.terms}
+    if not any(arguments.plans):  # steps see what everything else sees
+        terms = target.program.evaluate.shapes.site_log_prob
+        scales = _given_scales(target.program, total_size, dict.fromkeys(terms, 1.0))
+        return Fed(target.program, Feed((), _pairs(scales)), target.inputs)
+    batched = _at_batch(fn, arguments)
+    layout = batched.program.layout
+    used = {name: _streams_of(batched, name) for name in batched.program.terms_use}
     trials = {s: try_rows(fn, arguments, s, *point) for s in batched.streams}
-    _check_shapes(batched.program.layout, trials)
-    found = {name: _scale(batched.program.layout, name, used[name], trials) for name in used}
+    _check_shapes(layout, trials)
+    found = {name: _scale(layout, name, used[name], trials) for name in used}
     scales = {**found, **_given_scales(batched.program, total_size, found)}
     plans = tuple(plan and plan.anonymous() for plan in batched.plans)
-    feed = Feed(
-        plans if any(plans) else (),
-        tuple((name, scale) for name, scale in scales.items() if scale != 1),
-    )
     origins = tuple(plan and plan.origin for plan in batched.plans)
     pairs = zip(batched.data, origins, strict=True)
     data = tuple(x if origin is None else x[None] for x, origin in pairs)
     inputs = data, batched.program.evaluate.constants
-    return Fed(batched.program, feed, inputs, origins)
+    return Fed(batched.program, Feed(plans, _pairs(scales)), inputs, origins)
 
 
-def _whole(target: Target) -> _Batched:
-    nothing = (None,) * len(target.data)
-    return _Batched(target.program, ("",) * len(nothing), target.data, nothing)
+def _pairs(scales: dict[str, float]) -> tuple[tuple[str, float], ...]:
+    """What is not counted just once, in hashable form."""
+    return tuple((name, scale) for name, scale in scales.items() if scale != 1)
 
 
 def _at_batch(fn: Callable[..., Any], arguments: Arguments) -> _Batched:
@@ -159,12 +155,10 @@ def _at_batch(fn: Callable[..., Any], arguments: Arguments) -> _Batched:
         program, bound = find_traced(fn, arguments.at_batch(), Program, (Program,))
     except Exception as error:
         cut = [n for n, plan in zip(arguments.names, arguments.plans, strict=True) if plan]
-        if cut:
-            error.add_note(
-                f"The model runs on the full data, and fails with a batch of {cut}. Arrays that "
-                "belong together must share their rows: "
-                "X_mb, y_mb = Minibatch(X, y, batch_size=...)."
-            )
+        error.add_note(
+            f"The model runs on the full data, and fails with a batch of {cut}. Arrays that belong "
+            "together must share their rows: X_mb, y_mb = Minibatch(X, y, batch_size=...)."
+        )
         raise
     frozen = [arguments.names[i] for i in bound.fixed if arguments.plans[i]]
     if frozen:
@@ -205,7 +199,7 @@ def _streams_of(batched: _Batched, name: str) -> tuple[Stream, ...]:
     ValueError
         If rows of different streams are taken for the same.
     """
-    *_, used = batched.program.term_uses(name)
+    *_, used = batched.program.terms_use[name]
     of_argument = {
         argument: set(filter(None, plan.streams(x.shape)))
         for argument, x, plan, is_used in zip(*batched[1:], used, strict=True)

@@ -44,8 +44,8 @@ class Layout:
         Deterministic sites.
     params : tuple of str
         ``numpyro.param`` sites.
-    subsampled : dict
-        Name of a sample site -> (size, subsample size) of each subsampled plate it stands in.
+    subsampled : frozenset of str
+        Sample sites that stand in a subsampled plate.
     scaled : dict
         Name of a sample site -> constant that the user multiplies its log density by.
     """
@@ -56,7 +56,7 @@ class Layout:
     observed: tuple[str, ...]
     deterministics: tuple[str, ...]
     params: tuple[str, ...]
-    subsampled: dict[str, tuple[tuple[int, int], ...]]
+    subsampled: frozenset[str]
     scaled: dict[str, float]
 
     @property
@@ -127,7 +127,7 @@ def lay_out(trace: dict[str, Any]) -> tuple[Layout, Array]:
         observed,
         tuple(computed),
         params,
-        {name: sizes for name, sizes in plates.items() if sizes},
+        frozenset(name for name, sizes in plates.items() if sizes),
         _constant_scales(samples, plates),
     )
     return layout, jnp.concatenate(pieces)

@@ -156,8 +156,7 @@ class AmortizedStein(Stein):
         return jax.vmap(q.transform)(eps)
 
     def init(self, q: DensityFamily) -> Memory:
-        eps = self.noise(jax.random.key(0), 1, q.ndim, jnp.result_type(float))[0]
-        return self._init(self.points(q, eps))
+        return self._init(jnp.zeros((self.n_mc, q.ndim), float))
 
     def loss_and_grad(
         self, q: DensityFamily, theta: Array, eps: Array, density: Density, memory: Memory

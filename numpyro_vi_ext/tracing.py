@@ -188,12 +188,15 @@ class Program:
         values = {s.name: evaluation.values[s.name] for s in self.layout.latents}
         return Recorded(self._unconstrain, values, self.start.shapes.theta, *self._example)
 
-    def term_uses(self, name: str) -> Any:
-        """Flags on ``(z, theta, key, data)``: whether a term of the log density depends on them."""
+    @functools.cached_property
+    def terms_use(self) -> dict[str, Any]:
+        """For each term of the log density, flags on ``(z, theta, key, data)`` it depends on."""
         none = jax.tree.map(lambda x: False, self.evaluate.shapes)
-        return self.evaluate.used_by(
-            none._replace(site_log_prob={**none.site_log_prob, name: True})
-        )
+        terms = none.site_log_prob
+        return {
+            name: self.evaluate.used_by(none._replace(site_log_prob={**terms, name: True}))
+            for name in terms
+        }
 
     @functools.cached_property
     def is_random(self) -> bool:
