@@ -17,11 +17,12 @@ from numpyro_vi_ext.algorithm import Point
 from numpyro_vi_ext.families.base import Family
 from numpyro_vi_ext.layout import Layout
 
-FORMAT, VERSION = "numpyro_vi_ext.Approximation", 1
+FORMAT, VERSION = "numpyro_vi_ext.Approximation", 2
 _HEADER, _THETA, _LOSSES, _PARAM = "header", "theta", "losses", "q."
 _IDENTITY = {"format": str, "version": int, "package": str}  # of all versions
 _CONTENTS = {"kind": str, "sites": list, "facts": dict}
-_FACTS = {"status": str, "message": str, "step": int, "method": str, "seed": int | str}
+_FACTS_1 = {"status": str, "message": str, "step": int, "method": str, "seed": int | str}
+_FACTS = {**_FACTS_1, "warmup": str, "motion": str, "optima": list, "skipped": int}
 
 Path = str | os.PathLike[str]
 
@@ -141,9 +142,12 @@ def _arrays(file: BinaryIO) -> dict[str, np.ndarray]:
 
 def _saved(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Saved:
     _check_types(header, _CONTENTS)
-    _check_types(header["facts"], _FACTS)
-    if header["facts"].keys() != _FACTS.keys():
-        raise ValueError(f"its facts are {header['facts']}")
+    facts, known = header["facts"], _FACTS_1 if header["version"] == 1 else _FACTS
+    _check_types(facts, known)
+    if facts.keys() != known.keys():
+        raise ValueError(f"its facts are {facts}")
+    if "optima" in facts:
+        facts["optima"] = tuple(map(float, facts["optima"]))
     for site, *shapes in header["sites"]:
         if [type(site), *map(type, shapes)] != [str, list, list]:
             raise ValueError(f"one of its sites is {[site, *shapes]}")

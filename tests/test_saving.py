@@ -545,8 +545,8 @@ def test_header_that_is_no_json(saved, tmp_path):
 def test_from_the_future(saved, tmp_path):
     """Whatever else a later version has in its files."""
     approx, content = saved
-    later = replaced(version=2, package="9.1", kind=["new"], facts=None)
-    text = r"was saved by numpyro_vi_ext 9\.1 in version 2 of the format; .* up to version 1"
+    later = replaced(version=3, package="9.1", kind=["new"], facts=None)
+    text = r"was saved by numpyro_vi_ext 9\.1 in version 3 of the format; .* up to version 2"
     with pytest.raises(ValueError, match=text):
         load_bytes(with_header(content, later), approx, tmp_path)
 
@@ -785,3 +785,17 @@ def test_pickle_of_a_model_that_has_changed(monkeypatch):
     monkeypatch.setattr(Changing, "size", 3)
     with pytest.raises(ValueError, match=r"\{'x': \(\(2,\), \(2,\)\)\}, but .* \(3,\)\)"):
         pickle.loads(content)
+
+
+def test_from_the_past(saved, tmp_path):
+    """The first version of the format knew of fewer facts."""
+    approx, content = saved
+
+    def first(header):
+        names = ("status", "message", "step", "method", "seed")
+        facts = {name: header["facts"][name] for name in names}
+        return {**header, "version": 1, "facts": facts}
+
+    loaded = load_bytes(with_header(content, first), approx, tmp_path)
+    assert loaded.facts[1:] == (*approx.facts[1:6], "", "", (), 0)
+    np.testing.assert_array_equal(loaded.mean, approx.mean)

@@ -109,6 +109,9 @@ def attributes(approx: ApproximationDraws) -> dict[str, Any]:
         "message": facts.message,
         "steps": facts.step,
         "seed": facts.seed,
+        "warmup": facts.warmup,
+        "motion": facts.motion,
+        "skipped": facts.skipped,
     }
 
 
