@@ -1,15 +1,20 @@
 """The one gradient step that every method shares."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from numpyro_vi_ext.families.base import DensityFamily
 from numpyro_vi_ext.objectives import Density, Objective
 
 Array = jax.Array
+
+MOST_SKIPPED = 0.1  # of the steps so far may be dropped before a fit gives up,
+_FEW_SKIPPED = 10  # or so many
 
 
 class Point(NamedTuple):
@@ -17,6 +22,10 @@ class Point(NamedTuple):
 
     q: Any  # a Family; one with a density where the objective asks for it
     theta: Array  # (p,) unconstrained values of the numpyro.param sites
+
+    def through(self, frame: DensityFamily | None) -> "Point":
+        """The same in the model's unconstrained space, if this one is in a frame."""
+        return self if frame is None else self._replace(q=self.q.through(frame))
 
 
 @jax.tree_util.register_dataclass
@@ -27,9 +36,9 @@ class State:
     Parameters
     ----------
     point : Point
-        The iterate.
+        The iterate, in the frame.
     average : Point or None
-        The average of the iterates so far, if the algorithm averages.
+        The average of the iterates so far, if the algorithm averages; in the frame.
     opt_state : pytree
         State of the optimizer.
     memory : pytree
@@ -38,6 +47,11 @@ class State:
         Steps taken.
     key : JAX key
         Noise is a function of this key and the step alone.
+    skipped : int32 array
+        How many of the steps were dropped because they were not finite.
+    frame : DensityFamily or None
+        Where coordinates are changed: steps move q in u, with ``z = frame.transform(u)``. It never
+        changes in a fit. A frame like the posterior makes all posteriors alike to the optimizer.
     """
 
     point: Point
@@ -46,11 +60,31 @@ class State:
     memory: Any
     step: Array
     key: Array
+    skipped: Array
+    frame: DensityFamily | None = None
+
+    @property
+    def framed_result(self) -> Point:
+        """What the fit would return if it stopped here, in the frame."""
+        return self.point if self.average is None else self.average
 
     @property
     def result(self) -> Point:
         """What the fit would return if it stopped here."""
-        return self.point if self.average is None else self.average
+        return self.framed_result.through(self.frame)
+
+
+def in_frame(density: Density, frame: DensityFamily | None) -> Density:
+    """The density of u that goes with a density of ``z = frame.transform(u)``."""
+    if frame is None:
+        return density
+    log_det = frame.log_det()
+
+    def framed(u: Array, theta: Array) -> tuple[Array, Array]:
+        log_prior, log_likelihood = density(frame.transform(u), theta)
+        return log_prior + log_det, log_likelihood
+
+    return framed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,35 +100,59 @@ class Algorithm:
     averaging : float or None
         Degree eta of polynomial-decay averaging, in which iterate t has a weight growing like
         t**eta (Shamir and Zhang 2013, eq. 5). None: no averaging.
+    skips : bool
+        Whether a step that is not finite is dropped, with all it would have changed.
     """
 
     objective: Objective
     optimizer: optax.GradientTransformation
     averaging: float | None = None
+    skips: bool = False
 
-    def init(self, point: Point, key: Array) -> State:
-        """State before the first step."""
+    def init(self, point: Point, key: Array, frame: DensityFamily | None = None) -> State:
+        """State before the first step, at a point in the frame."""
         average = None if self.averaging is None else point
         params: Any = point
         opt_state, memory = self.optimizer.init(params), self.objective.init(point.q)
-        return State(point, average, opt_state, memory, jnp.zeros((), jnp.int32), key)
+        zero = jnp.zeros((), jnp.int32)
+        return State(point, average, opt_state, memory, zero, key, zero, frame)
 
     def step(self, state: State, eps: Array, density: Density) -> tuple[State, Array]:
-        """One step; the loss is that at the point before it."""
+        """One step in the frame, to which `density` belongs; the loss is that before it."""
         before: Any = state.point  # optax's types know no dataclasses
         loss, grads, memory = self.objective.loss_and_grad(
             before.q, before.theta, eps, density, state.memory
         )
         optimizer = optax.with_extra_args_support(self.optimizer)  # some look at the loss
         gradient: Any = Point(*grads)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, before, value=loss)
+        updates, opt_state = optimizer.update(
+            gradient, state.opt_state, before, value=loss, memory=state.memory
+        )
         point: Any = optax.apply_updates(before, updates)
         step = state.step + 1
         average = self._update_average(state.average, point, step)
-        return State(point, average, opt_state, memory, step, state.key), loss
+        moved = point, average, opt_state, memory
+        skipped = state.skipped
+        if self.skips:
+            kept = state.point, state.average, state.opt_state, state.memory
+            ok = jnp.isfinite(loss) & is_finite(point)
+            moved = jax.tree.map(functools.partial(jnp.where, ok), moved, kept)
+            skipped = skipped + ~ok
+        return State(*moved, step, state.key, skipped, state.frame), loss
+
+    def goes_on(self, state: State, loss: Array) -> Array:
+        """Whether another step makes sense after one with this loss."""
+        if not self.skips:
+            return jnp.isfinite(loss)
+        return state.skipped <= jnp.maximum(_FEW_SKIPPED, MOST_SKIPPED * state.step)
 
     def _update_average(self, average: Point | None, point: Point, step: Array) -> Point | None:
         if self.averaging is None:
             return None
         weight = (self.averaging + 1) / (step + self.averaging)
         return jax.tree.map(lambda a, x: a + (weight * (x - a)).astype(a.dtype), average, point)
+
+
+def is_finite(point: Point) -> Array:
+    """Whether all numbers of a point are finite."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(point)]))

@@ -1,5 +1,6 @@
 """Compiled chunks of steps."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_vi_ext.algorithm import Algorithm, Point, State
+from numpyro_vi_ext.algorithm import Algorithm, Point, State, in_frame, is_finite
 from numpyro_vi_ext.blocks import in_blocks
 from numpyro_vi_ext.feeding import Fed, Feed
 from numpyro_vi_ext.model import Inputs
@@ -49,14 +50,14 @@ class Chunk:
         numbers = max(1, noise.size + sum(x.size for x in jax.tree.leaves(rows)))
         size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(point))
         self._program, self._feed, self._algorithm = fed.program, fed.feed, algorithm
-        self._block = max(1, min(_BLOCK_STEPS, _BLOCK_NUMBERS // numbers))
+        self._block = 2 * max(1, min(_BLOCK_STEPS, _BLOCK_NUMBERS // numbers) // 2)
         self.snapshots = max(1, min(_SNAPSHOTS, _SNAPSHOT_BYTES // max(1, size)))
         self._compiled = jax.jit(self._run)
 
     def __call__(
         self, state: State, inputs: Inputs, end: int, every: int
     ) -> tuple[State, np.ndarray, Point, bool]:
-        """Run until the state has taken `end` steps, or until a loss is not finite.
+        """Run until the state has taken `end` steps, or until one goes wrong.
 
         Returns
         -------
@@ -64,30 +65,35 @@ class Chunk:
         losses : array
             One per step taken, the offending one included.
         snapshots : Point
-            The results at the multiples of `every` passed, stacked.
+            The results at the multiples of `every` passed, stacked; in the frame.
         finite : bool
-            Whether the state is finite.
+            Whether all went well, up to steps that were skipped.
         """
         begin = int(state.step)
-        state, losses, snapshots, finite = self._compiled(
-            state, inputs, np.int32(end), np.int32(min(every, NEVER))
+        after, losses, snapshots, finite = self._compiled(
+            dataclasses.replace(state, frame=None),
+            state.frame,
+            inputs,
+            np.int32(end),
+            np.int32(min(every, NEVER)),
         )
+        after = dataclasses.replace(after, frame=state.frame)
         offset = begin % self._block
-        losses = np.asarray(losses)[offset : offset + int(state.step) - begin]
-        return state, losses, snapshots, bool(finite)
+        losses = np.asarray(losses)[offset : offset + int(after.step) - begin]
+        return after, losses, snapshots, bool(finite)
 
     def log_probs(self, state: State, inputs: Inputs) -> dict[str, Array]:
         """Log density of each site at the points where the next step evaluates the model, (n,)."""
         index, offset = divmod(int(state.step), self._block)
         data, constants = inputs
         eps = self._noise(state, index)[offset]
-        points = self._algorithm.objective.points(state.point.q, eps)
-        batch = self._feed.take(data, self._feed.draw(data, state.step, 1), 0)
+        points = jnp.asarray(self._algorithm.objective.points(state.point.q, eps))
+        if state.frame is not None:
+            points = jax.vmap(state.frame.transform)(points)
+        batch = self._feed.at_step(data, state.step)
         key, theta = self.model_key(state), state.point.theta
         evaluate = self._program.evaluate.apply
-        return in_blocks(
-            lambda z: evaluate(constants, z, theta, key, batch).site_log_prob, jnp.asarray(points)
-        )
+        return in_blocks(lambda z: evaluate(constants, z, theta, key, batch).site_log_prob, points)
 
     @property
     def objective(self) -> Objective:
@@ -104,15 +110,16 @@ class Chunk:
         ndim, dtype = state.point.q.ndim, jnp.result_type(float)
         return self._algorithm.objective.noise(key, self._block, ndim, dtype)
 
-    def _run(self, state: State, inputs: Inputs, end: Array, every: Array) -> Any:
-        """All blocks up to `end`."""
+    def _run(self, state: State, frame: Any, inputs: Inputs, end: Array, every: Array) -> Any:
+        """All blocks up to `end`; the frame is no part of what the loops change."""
         size, begin = self._block, state.step
 
         def run_block(carry: _Carry) -> _Carry:
             index = carry.state.step // size
             noise = self._noise(carry.state, index), self._feed.draw(inputs[0], index * size, size)
             stop = jnp.minimum(end, (index + 1) * size)
-            segment = functools.partial(self._run_segment, inputs, noise, begin, stop, every)
+            step = functools.partial(self._run_step, inputs, frame, noise)
+            segment = functools.partial(self._run_segment, step, begin, stop, every)
             block = carry._replace(losses=jnp.zeros(size, carry.losses.dtype))
             block = _while(stop, segment, block)
             where = (index - begin // size) * size
@@ -122,16 +129,15 @@ class Chunk:
         losses = jnp.zeros((MAX_STEPS // size + 2) * size, jnp.result_type(float))
         # one slot more than asked for takes the results at block ends that are not due
         slots = self.snapshots + 1
-        snapshots = jax.tree.map(lambda x: jnp.zeros((slots, *x.shape), x.dtype), state.result)
+        empty = lambda x: jnp.zeros((slots, *x.shape), x.dtype)  # noqa: E731
+        snapshots = jax.tree.map(empty, state.framed_result)
         carry = _while(end, run_block, _Carry(state, losses, snapshots, jnp.asarray(True)))
-        leaves = jax.tree.leaves(carry.state.point)
-        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
+        finite = carry.ok & is_finite(carry.state.point)
         return carry.state, carry.losses, carry.snapshots, finite
 
     def _run_segment(
         self,
-        inputs: Inputs,
-        noise: tuple[Array, Any],
+        run_step: Callable[[_Carry], _Carry],
         begin: Array,
         stop: Array,
         every: Array,
@@ -140,13 +146,16 @@ class Chunk:
         """Steps of one block up to the next snapshot, and the snapshot."""
         step = carry.state.step
         until = step + jnp.minimum(stop - step, every - step % every)
-        carry = _while(until, functools.partial(self._run_step, inputs, noise), carry)
+        carry = _while(until, run_step, carry)
         state = carry.state
         slot = jnp.minimum((state.step - 1) // every - begin // every, self.snapshots)
-        snapshots = jax.tree.map(lambda s, x: s.at[slot].set(x), carry.snapshots, state.result)
+        set_slot = lambda s, x: s.at[slot].set(x)  # noqa: E731
+        snapshots = jax.tree.map(set_slot, carry.snapshots, state.framed_result)
         return carry._replace(snapshots=snapshots)
 
-    def _run_step(self, inputs: Inputs, noise: tuple[Array, Any], carry: _Carry) -> _Carry:
+    def _run_step(
+        self, inputs: Inputs, frame: Any, noise: tuple[Array, Any], carry: _Carry
+    ) -> _Carry:
         """One step; `noise` is that of the whole block, for draws of q and of rows."""
         state, i = carry.state, carry.state.step % self._block
         (eps, rows), (data, constants) = noise, inputs
@@ -156,14 +165,13 @@ class Chunk:
             self.model_key(state),
             scales=self._feed.scales,
         )
-        state, loss = self._algorithm.step(state, eps[i], density)
-        return carry._replace(
-            state=state, losses=carry.losses.at[i].set(loss), ok=jnp.isfinite(loss)
-        )
+        state, loss = self._algorithm.step(state, eps[i], in_frame(density, frame))
+        ok = self._algorithm.goes_on(state, loss)
+        return carry._replace(state=state, losses=carry.losses.at[i].set(loss), ok=ok)
 
 
 def _while(end: Array, body: Callable[[_Carry], _Carry], carry: _Carry) -> _Carry:
-    """Repeat until step `end`, or until a loss is not finite."""
+    """Repeat until step `end`, or until something goes wrong."""
     return jax.lax.while_loop(lambda c: (c.state.step < end) & c.ok, body, carry)
 
 

@@ -1,5 +1,6 @@
 """The optimizer of a fit: the user's, or the one that is used when the user names none."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -28,7 +29,18 @@ def gaussian_default() -> optax.GradientTransformation:
     :math:`\min(1, 50/d)` times that. Rates depend on the step alone,
     so that a fit can be continued. Meant for averaged iterates (`GAUSSIAN`).
     """
-    return optax.chain(optax.scale_by_adam(b1=0.9, b2=0.99), _scale_by_role())
+    return optax.chain(optax.scale_by_adam(b1=0.9, b2=0.99), _scale_by_role(_plain_rates))
+
+
+@functools.cache
+def framed_default() -> optax.GradientTransformation:
+    r"""The same in a frame like the posterior, where the fit begins near its end.
+
+    After t steps all parameters move by about :math:`0.1 (1 + t/500)^{-0.75}` standard deviations
+    per step at most; the entries of a d x d factor by :math:`\min(1, 50/d)` times that.
+    """
+    adam = optax.scale_by_adam(b1=0.9, b2=0.99, eps=1.0)
+    return optax.chain(_newton(), adam, _scale_by_role(_framed_rates))
 
 
 @functools.cache
@@ -59,9 +71,17 @@ class Default(NamedTuple):
     optimizer: Callable[[], optax.GradientTransformation]
     noisy: Callable[[], optax.GradientTransformation]  # if steps see a random part of the data
     averaging: float | None  # the degree of averaging of the iterates
+    framed: Callable[[], optax.GradientTransformation] | None = None  # in a frame, if there may be
+
+    @property
+    def in_frame(self) -> "Default":
+        """What is used in a frame."""
+        make = self.framed or self.optimizer
+        return self._replace(optimizer=make, noisy=make)
 
 
 GAUSSIAN = Default(gaussian_default, gaussian_default, 8.0)
+WARMED = GAUSSIAN._replace(framed=framed_default)
 PARTICLES = Default(particle_default, noisy_particle_default, None)
 
 
@@ -92,24 +112,55 @@ def choose_optimizer(
     return _constrained(max_norm, optimizer), averaging
 
 
-def _scale_by_role() -> optax.GradientTransformation:
+class Rates(NamedTuple):
+    """Learning rates after t steps."""
+
+    location: jax.Array
+    other: jax.Array
+    matrix: float  # the dimension beyond which the entries of a triangular factor are slower
+
+
+def _plain_rates(t: jax.Array) -> Rates:
+    return Rates((1 + t / 1000) ** -1.5, 0.02 * (1 + t / 2000) ** -0.75, 50.0)
+
+
+def _framed_rates(t: jax.Array) -> Rates:
+    rate = 0.1 * (1 + t / 500) ** -0.75
+    return Rates(rate, rate, 5.0)
+
+
+def _scale_by_role(rates_at: Callable[[jax.Array], Rates]) -> optax.GradientTransformation:
     def init(params: Any) -> Any:
         del params
         return ByRoleState(jnp.zeros((), jnp.int32))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        t = state.count.astype(jnp.result_type(float))
-        location, other = (1 + t / 1000) ** -1.5, 0.02 * (1 + t / 2000) ** -0.75
+        rates = rates_at(state.count.astype(jnp.result_type(float)))
 
         def scale(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
             is_location = getattr(path[-1], "name", None) in updates.q.locations
-            rate = location if is_location else other * _matrix_factor(x)
+            rate = rates.location if is_location else rates.other
+            if x.ndim == 2:
+                rate = rate * (rates.matrix / max(rates.matrix, x.shape[0]))
             return (-rate * x).astype(x.dtype)
 
         return jax.tree_util.tree_map_with_path(scale, updates), ByRoleState(state.count + 1)
 
     return optax.GradientTransformation(init, update)
+
+
+def _newton() -> optax.GradientTransformationExtraArgs:
+    """Turn the gradient of the location into Newton's direction, where a curvature is known."""
+
+    def update(updates: Any, state: Any, params: Any = None, *, memory: Any, **others: Any) -> Any:
+        del params, others
+        if memory is None:
+            return updates, state
+        moved = {x: memory.solve(getattr(updates.q, x)) for x in updates.q.locations}
+        return updates._replace(q=dataclasses.replace(updates.q, **moved)), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def _matrix_factor(x: jax.Array) -> float:

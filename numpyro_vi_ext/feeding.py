@@ -59,6 +59,10 @@ class Feed:
             for x, cut in zip(data, cuts, strict=True)
         )
 
+    def at_step(self, data: tuple[Array, ...], step: Any) -> tuple[Array, ...]:
+        """The data of one step."""
+        return self.take(data, self.draw(data, step, 1), 0)
+
     def _cuts(self, data: tuple[Array, ...]) -> list[tuple[Any, tuple[int, ...]] | None]:
         plans = self.plans or (None,) * len(data)
         pairs = zip(data, plans, strict=True)

@@ -33,6 +33,8 @@ def fit(
     total_grad_norm_constraint: float | None = None,
     more_replacements: Mapping[str, Any] | None = None,
     total_size: Mapping[str, Any] | None = None,
+    warmup: bool | str = "auto",
+    on_nonfinite: str = "stop",
 ) -> Approximation:
     r"""Fit an approximation of the posterior of a NumPyro model.
 
@@ -129,6 +131,8 @@ def fit(
         total_grad_norm_constraint=total_grad_norm_constraint,
         more_replacements=more_replacements,
         total_size=total_size,
+        warmup=warmup,
+        on_nonfinite=on_nonfinite,
     )
 
 

@@ -7,17 +7,16 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from numpyro_vi_ext.algorithm import Algorithm, Point
+from numpyro_vi_ext.algorithm import Point
 from numpyro_vi_ext.approximation.base import Facts
 from numpyro_vi_ext.approximation.results import Approximation
-from numpyro_vi_ext.batching.supply import Supply
 from numpyro_vi_ext.checks import as_count
-from numpyro_vi_ext.chunk import chunk_for
-from numpyro_vi_ext.defaults import GAUSSIAN, Default, choose_optimizer
+from numpyro_vi_ext.defaults import GAUSSIAN, Default
 from numpyro_vi_ext.diagnostics import explain_non_finite
 from numpyro_vi_ext.dispatch import Callbacks
 from numpyro_vi_ext.model import Model
 from numpyro_vi_ext.objectives import Objective
+from numpyro_vi_ext.preparation import Plan
 from numpyro_vi_ext.seeds import Seed, as_key, describe_key
 from numpyro_vi_ext.training import MOST_STEPS, Run, train
 
@@ -71,6 +70,8 @@ class Inference(abc.ABC):
         total_grad_norm_constraint: float | None = None,
         more_replacements: Mapping[str, Any] | None = None,
         total_size: Mapping[str, Any] | None = None,
+        warmup: bool | str = "auto",
+        on_nonfinite: str = "stop",
     ) -> Approximation:
         """Fit from the current approximation, with a fresh optimizer and step count.
 
@@ -95,14 +96,18 @@ class Inference(abc.ABC):
         # Looked at again even if it is the same model: what it closes over may have changed.
         approx = self._approx.with_model(model)
         fed = model.fed(approx.target, (approx.mean, approx.point.theta), total_size)
-        optimizer = choose_optimizer(
-            obj_optimizer, total_grad_norm_constraint, self._default, fed.is_noisy
-        )
-        algorithm = Algorithm(objective, *optimizer)
         past = self._losses()
-        state = algorithm.init(approx.point, jax.random.fold_in(self._key, len(past)))
-        supply = Supply(fed.inputs, fed.origins)
-        run = Run(chunk_for(fed, algorithm, approx.point), supply, state, score)
+        plan = Plan(
+            fed,
+            approx.point,
+            jax.random.fold_in(self._key, len(past)),
+            objective,
+            self._default,
+            obj_optimizer,
+            total_grad_norm_constraint,
+            _as_skips(on_nonfinite),
+        )
+        run = plan.run(*self._begins(warmup, obj_optimizer), score)
         # Nothing above changed this object, so that a refused call leaves it as it was.
         self._approx, self._callbacks, self._past, self._run = approx, checked, past, run
         return self._train(run, n, progressbar)
@@ -126,6 +131,19 @@ class Inference(abc.ABC):
         if self._run is None:
             raise TypeError("refine continues a fit: call .fit(n) first")
         return self._train(self._run, _as_steps(n, self._run.step), progressbar)
+
+    def _begins(self, warmup: Any, obj_optimizer: Any) -> tuple[bool, Any]:
+        """Whether there is a warm-up, and else the frame of the steps."""
+        if warmup not in (True, False, "auto"):
+            raise ValueError(f"warmup must be True, False or 'auto', got {warmup!r}")
+        possible = self._default.framed is not None
+        if warmup is True and not possible:
+            raise ValueError(f"a warm-up cannot be applied to {self.method!r}")
+        if warmup != "auto" or not possible or obj_optimizer is not None:
+            return warmup is True, None
+        facts = self._approx.facts
+        frame = self._approx.point.q if facts.motion == "settled" or facts.origin == "q" else None
+        return facts.step == 0 and not facts.origin, frame
 
     def _check_idle(self) -> None:
         if self._busy:
@@ -174,7 +192,12 @@ class Inference(abc.ABC):
         losses: np.ndarray | None,
     ) -> Approximation:
         past = self._past if losses is None else (*self._past, losses)
-        facts = Facts(past, status, message, step, self.method, self._seed)
+        run, origin = self._run, approx.facts.origin
+        skipped = 0 if run is None else int(run.state.skipped)
+        warm = "" if run is None else run.warmup
+        facts = Facts(
+            past, status, message, step, self.method, self._seed, origin, warm, skipped=skipped
+        )
         return approx.at(point, facts)
 
     def _losses(self) -> tuple[np.ndarray, ...]:
@@ -190,6 +213,12 @@ def _as_steps(n: Any, done: int) -> int:
             f"has at most {MOST_STEPS:,d} steps; call .fit again for more"
         )
     return n
+
+
+def _as_skips(on_nonfinite: Any) -> bool:
+    if on_nonfinite not in ("stop", "skip"):
+        raise ValueError(f"on_nonfinite must be 'stop' or 'skip', got {on_nonfinite!r}")
+    return on_nonfinite == "skip"
 
 
 def check_same_model(model: Any, bound: Model, owner: str) -> None:

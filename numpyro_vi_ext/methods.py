@@ -10,7 +10,7 @@ from numpyro_vi_ext.approximation.empirical import Empirical
 from numpyro_vi_ext.approximation.gaussian import DensityApproximation, FullRank, MeanField
 from numpyro_vi_ext.approximation.results import Approximation
 from numpyro_vi_ext.checks import as_count, as_number, as_positive
-from numpyro_vi_ext.defaults import PARTICLES
+from numpyro_vi_ext.defaults import PARTICLES, WARMED
 from numpyro_vi_ext.inference import Inference, check_same_model
 from numpyro_vi_ext.kernels import Kernel, as_kernel, rbf
 from numpyro_vi_ext.objectives import Elbo
@@ -36,6 +36,7 @@ class ADVI(Inference):
     """
 
     method = "advi"
+    _default = WARMED
 
     def __init__(self, model: Any, **options: Any) -> None:
         key = as_key(options.pop("random_seed", None))
@@ -59,6 +60,7 @@ class FullRankADVI(Inference):
     """
 
     method = "fullrank_advi"
+    _default = WARMED
 
     def __init__(self, model: Any, **options: Any) -> None:
         key = as_key(options.pop("random_seed", None))
@@ -100,6 +102,7 @@ class KLqp(Inference):
     """
 
     method = "klqp"
+    _default = WARMED
 
     def __init__(
         self, approx: Approximation, beta: float = 1.0, *, random_seed: Seed = None

@@ -22,7 +22,7 @@ _HEADER, _THETA, _LOSSES, _PARAM = "header", "theta", "losses", "q."
 _IDENTITY = {"format": str, "version": int, "package": str}  # of all versions
 _CONTENTS = {"kind": str, "sites": list, "facts": dict}
 _FACTS_1 = {"status": str, "message": str, "step": int, "method": str, "seed": int | str}
-_FACTS = {**_FACTS_1, "warmup": str, "motion": str, "optima": list, "skipped": int}
+_FACTS = {**_FACTS_1, "origin": str, "warmup": str, "motion": str, "optima": list, "skipped": int}
 
 Path = str | os.PathLike[str]
 

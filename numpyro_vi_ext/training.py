@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -31,6 +31,14 @@ _FIRST_CHUNK = 1  # for a step of many particles may take seconds
 Hook = Callable[[int, Point], None]  # (step, result at that step); StopIteration stops the fit
 
 
+class Prepared(NamedTuple):
+    """What comes of the work before the first step."""
+
+    chunk: Chunk
+    state: State
+    warmup: str
+
+
 @dataclasses.dataclass
 class Run:
     """A fit under way, or done: what `train` advances.
@@ -39,12 +47,17 @@ class Run:
     ----------
     chunk : Chunk
         The compiled steps.
-    supply : Supply
-        Data of the model.
     state : State
         Where the fit stands; always finite.
+    supply : Supply
+        Data of the model.
     score : bool
         Whether losses are recorded.
+    pending : callable or None
+        What is still to be done before the first step: is given a function that reports, and tells
+        whether to give up; returns None if it did.
+    warmup : str
+        What was done, in words.
     history : History
         Losses since the first step of this fit.
     status : str
@@ -55,9 +68,11 @@ class Run:
     """
 
     chunk: Chunk
-    supply: Supply
     state: State
+    supply: Supply
     score: bool
+    pending: Callable[[Callable[[str], bool]], Prepared | None] | None = None
+    warmup: str = ""
     history: History = dataclasses.field(default_factory=History)
     status: str = "initialized"
     message: str = ""
@@ -67,6 +82,13 @@ class Run:
     def step(self) -> int:
         """Steps taken."""
         return int(self.state.step)
+
+    def prepare(self, report: Callable[[str], bool]) -> None:
+        """Do what is to be done before the first step, unless it was done."""
+        found = self.pending and self.pending(report)
+        if found:
+            self.chunk, self.state, self.warmup = found
+            self.pending = None
 
     def advance(self, end: int, every: int) -> tuple[Point, bool]:
         """Take steps up to step `end`; at a non-finite one, stay at the last finite state.
@@ -82,7 +104,7 @@ class Run:
         """
         begin = self.state
         state, losses, snapshots, finite = self.chunk(begin, self.supply.inputs, end, every)
-        finite = finite and bool(np.isfinite(losses).all())
+        finite = finite
         if not finite:
             good = self._last_finite(begin, int(state.step))
             losses = losses[: good - int(begin.step)]
@@ -142,7 +164,14 @@ def train(
     run.status, run.message = "finished", ""
     reading = run.supply.open(lambda: run.step)
     with _interruptible() as interrupted, _bar(n, progressbar) as bar, reading:
+
+        def report(text: str) -> bool:
+            bar.set_description_str(text)
+            return interrupted()
+
         try:
+            if n:
+                run.prepare(report)
             _advance(run, begin + n, hook, every, at_first, interrupted, bar)
         except KeyboardInterrupt:  # a second Ctrl-C: give up what is under way
             run.status = "interrupted"
@@ -164,6 +193,8 @@ def _advance(
 ) -> None:
     """Take chunk after chunk, each so long that a report after it comes soon enough."""
     length = _FIRST_CHUNK
+    if interrupted():
+        run.status = "interrupted"
     while run.step < end and run.status == "finished":
         before, state, tic = run.step, run.state, time.perf_counter()
         stop = min(end, before + length, (before // every + run.chunk.snapshots) * every)
@@ -175,7 +206,7 @@ def _advance(
             return
         snapshots, finite = run.advance(stop, every)
         if hook is not None:
-            due = _due(before, run.step, every, snapshots)
+            due = _due(before, run.step, every, snapshots, run.state.frame)
             if first and run.step == 1 < every:
                 due = [(1, run.state.result)]
             _replay(run, hook, due, state, interrupted)
@@ -196,15 +227,25 @@ def _describe(run: Run) -> str:
     return f"{run.chunk.objective.label} = {run.last:,.5g}"
 
 
-def _due(before: int, after: int, every: int, snapshots: Point) -> Iterator[tuple[int, Point]]:
+def _due(
+    before: int, after: int, every: int, snapshots: Point, frame: Any
+) -> Iterator[tuple[int, Point]]:
     """The steps at which the hook is due, with the results recorded there."""
     first = (before // every + 1) * every
     if first > after:
         return
+    if frame is not None:
+        snapshots = _through(snapshots, frame)
     leaves, treedef = jax.tree.flatten(jax.device_get(snapshots))
     for slot, step in enumerate(range(first, after + 1, every)):
         # copied, so that a callback that keeps one does not keep them all
         yield step, jax.tree.unflatten(treedef, [x[slot].copy() for x in leaves])
+
+
+@jax.jit
+def _through(snapshots: Point, frame: Any) -> Point:
+    """Out of the frame."""
+    return jax.vmap(lambda point: point.through(frame))(snapshots)
 
 
 def _replay(

@@ -797,5 +797,5 @@ def test_from_the_past(saved, tmp_path):
         return {**header, "version": 1, "facts": facts}
 
     loaded = load_bytes(with_header(content, first), approx, tmp_path)
-    assert loaded.facts[1:] == (*approx.facts[1:6], "", "", (), 0)
+    assert loaded.facts[1:] == (*approx.facts[1:6], "", "", "", (), 0)
     np.testing.assert_array_equal(loaded.mean, approx.mean)

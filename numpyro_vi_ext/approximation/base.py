@@ -27,6 +27,7 @@ class Facts(NamedTuple):
     step: int = 0  # of the last fit
     method: str = ""  # as `fit` calls it
     seed: int | str = ""  # of the inference
+    origin: str = ""  # of where the fit began: "start" if given, "q" of another approximation
     warmup: str = ""  # what was done before the first step, in words
     motion: str = ""  # "moving" or "settled" at its end, "" if that is not known
     optima: tuple[float, ...] = ()  # ELBO that each restart came to, in nats

@@ -41,7 +41,8 @@ class DensityApproximation(Approximation):
         init_strategy: Any = None,
     ) -> None:
         self.model = as_model(model, model_args, model_kwargs)
-        self.target, self.facts = self.model.target, Facts()
+        given = start or start_sigma or init_strategy
+        self.target, self.facts = self.model.target, Facts(origin="start" if given else "")
         found = find_start(self.target, as_key(random_seed), start, init_strategy)
         sigma = start_sigma_vector(self.target.layout, start_sigma, _START_SD)
         self.point = Point(self.family.create(np.asarray(found.z), sigma), found.theta)
@@ -66,7 +67,7 @@ class DensityApproximation(Approximation):
             sites = approx.target.layout.sites_at(flags)
             raise ValueError(f"the approximation has no spread at the sites {list(sites)}")
         point = Point(cls.family.match(approx.point.q), approx.point.theta)
-        return cls.of(approx.model, approx.target, point, Facts())
+        return cls.of(approx.model, approx.target, point, Facts(origin="q"))
 
     def log_prob(self, z: Any) -> Array:
         """Log density of q at flat unconstrained points.

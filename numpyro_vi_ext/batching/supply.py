@@ -72,6 +72,14 @@ class Supply:
             self.inputs = tuple(found), constants
         return self._end
 
+    def peek(self, end: int, give_up: Callable[[], bool]) -> int:
+        """Get the data of the first `end` steps, which are still to be taken; as `prepare`."""
+        found = self.prepare(0, end, give_up)
+        for stream in self._batches:
+            self._readers[stream].put_back(found)
+        self._batches = {}
+        return found
+
     @contextlib.contextmanager
     def open(self, step: Callable[[], int]) -> Iterator[None]:
         """Read ahead as long as this lasts; then put back what is beyond the last step taken."""

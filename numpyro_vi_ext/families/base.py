@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_vi_ext.curvature import Curvature
+
 Array = jax.Array
 
 
@@ -65,9 +67,22 @@ class DensityFamily(Family):
     def match(cls, other: Family) -> Self:
         """The member whose moments are those of another distribution, as far as it has them."""
 
+    @classmethod
+    @abc.abstractmethod
+    def laplace(cls, loc: Array, curvature: Curvature) -> Self:
+        """The member nearest to a Gaussian of that mean and precision; inside compiled code."""
+
     @abc.abstractmethod
     def transform(self, eps: Array) -> Array:
         """One draw, shape (d,), made of standard normal noise of shape (d,)."""
+
+    @abc.abstractmethod
+    def through(self, frame: Self) -> Self:
+        """The member that this one becomes by ``z = frame.transform(u)``, u distributed like it."""
+
+    @abc.abstractmethod
+    def log_det(self) -> Array:
+        """Log of the volume into which `transform` turns a unit of volume."""
 
     @abc.abstractmethod
     def score(self, eps: Array) -> Array:
@@ -76,6 +91,10 @@ class DensityFamily(Family):
     @abc.abstractmethod
     def log_prob(self, z: Array) -> Array:
         """Log density at one point z of shape (d,)."""
+
+    @abc.abstractmethod
+    def quadratic(self, curvature: Array) -> Array:
+        """Half the expectation of ``(z - mean) @ curvature @ (z - mean)``."""
 
     @abc.abstractmethod
     def entropy(self) -> Array:

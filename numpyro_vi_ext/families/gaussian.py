@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
+from numpyro_vi_ext.curvature import Curvature
 from numpyro_vi_ext.families.base import DensityFamily, Family
 
 Array = jax.Array
@@ -41,6 +42,10 @@ class DiagonalGaussian(DensityFamily):
     def match(cls, other: Family) -> Self:
         return cls.create(other.mean(), other.std())
 
+    @classmethod
+    def laplace(cls, loc: Array, curvature: Curvature) -> Self:
+        return cls(loc, _inverse_softplus_jax(jax.lax.rsqrt(curvature.diagonal)))
+
     @property
     def ndim(self) -> int:
         return self.mu.shape[0]
@@ -48,16 +53,26 @@ class DiagonalGaussian(DensityFamily):
     def transform(self, eps: Array) -> Array:
         return self.mu + jax.nn.softplus(self.rho) * eps
 
+    def through(self, frame: Self) -> Self:
+        unit = jax.nn.softplus(frame.rho)
+        sigma = unit * jax.nn.softplus(self.rho)
+        return type(self)(frame.mu + unit * self.mu, _inverse_softplus_jax(sigma))
+
+    def log_det(self) -> Array:
+        return jnp.sum(jnp.log(jax.nn.softplus(self.rho)))
+
     def score(self, eps: Array) -> Array:
         return -eps / jax.nn.softplus(self.rho)
 
     def log_prob(self, z: Array) -> Array:
-        sigma = jax.nn.softplus(self.rho)
-        eps = (z - self.mu) / sigma
-        return -0.5 * jnp.sum(eps**2 + _LOG_2PI) - jnp.sum(jnp.log(sigma))
+        eps = (z - self.mu) / jax.nn.softplus(self.rho)
+        return -0.5 * jnp.sum(eps**2 + _LOG_2PI) - self.log_det()
+
+    def quadratic(self, curvature: Array) -> Array:
+        return 0.5 * jnp.sum(jnp.diag(curvature) * jax.nn.softplus(self.rho) ** 2)
 
     def entropy(self) -> Array:
-        return 0.5 * self.ndim * (1 + _LOG_2PI) + jnp.sum(jnp.log(jax.nn.softplus(self.rho)))
+        return 0.5 * self.ndim * (1 + _LOG_2PI) + self.log_det()
 
     def mean(self) -> np.ndarray:
         return np.asarray(self.mu)
@@ -107,6 +122,14 @@ class DenseGaussian(DensityFamily):
         raw = np.tril(factor, -1) + np.diag(_inverse_softplus(np.diag(factor)))
         return cls(jnp.asarray(loc), jnp.asarray(raw, jnp.result_type(loc)))
 
+    @classmethod
+    def laplace(cls, loc: Array, curvature: Curvature) -> Self:
+        root = curvature.root
+        root = jnp.diag(root) if root.ndim == 1 else root
+        upper = jnp.linalg.qr(root.T, mode="r")  # root @ root.T = upper.T @ upper
+        factor = upper.T * jnp.where(jnp.diag(upper) < 0, -1, 1)
+        return cls(loc, _raw(factor))
+
     @property
     def ndim(self) -> int:
         return self.mu.shape[0]
@@ -120,18 +143,26 @@ class DenseGaussian(DensityFamily):
     def transform(self, eps: Array) -> Array:
         return self.mu + self.scale_tril @ eps
 
+    def through(self, frame: Self) -> Self:
+        unit = frame.scale_tril
+        return type(self)(frame.mu + unit @ self.mu, _raw(unit @ self.scale_tril))
+
+    def log_det(self) -> Array:
+        return jnp.sum(jnp.log(jax.nn.softplus(jnp.diag(self.raw))))
+
     def score(self, eps: Array) -> Array:
         return -solve_triangular(self.scale_tril, eps, trans="T", lower=True)
 
     def log_prob(self, z: Array) -> Array:
         eps = solve_triangular(self.scale_tril, z - self.mu, lower=True)
-        return -0.5 * jnp.sum(eps**2 + _LOG_2PI) - self._log_det()
+        return -0.5 * jnp.sum(eps**2 + _LOG_2PI) - self.log_det()
+
+    def quadratic(self, curvature: Array) -> Array:
+        factor = self.scale_tril
+        return 0.5 * jnp.sum(factor * (curvature @ factor))
 
     def entropy(self) -> Array:
-        return 0.5 * self.ndim * (1 + _LOG_2PI) + self._log_det()
-
-    def _log_det(self) -> Array:
-        return jnp.sum(jnp.log(jax.nn.softplus(jnp.diag(self.raw))))
+        return 0.5 * self.ndim * (1 + _LOG_2PI) + self.log_det()
 
     def mean(self) -> np.ndarray:
         return np.asarray(self.mu)
@@ -180,6 +211,17 @@ def cholesky(cov: np.ndarray) -> np.ndarray:
 
 def _softplus(x: np.ndarray) -> np.ndarray:
     return np.logaddexp(x, np.zeros((), x.dtype))
+
+
+def _raw(scale_tril: Array) -> Array:
+    """The parameters of a triangular factor, its diagonal before the softplus."""
+    diagonal = _inverse_softplus_jax(jnp.diag(scale_tril))
+    return jnp.tril(scale_tril, -1) + jnp.diag(diagonal)
+
+
+def _inverse_softplus_jax(sigma: Array) -> Array:
+    """As `_inverse_softplus`, inside compiled code."""
+    return sigma + jnp.log(-jnp.expm1(-sigma))
 
 
 def _inverse_softplus(sigma: np.ndarray) -> np.ndarray:

@@ -1,0 +1,97 @@
+"""Second derivatives of a function of z, and the coordinates in which they are about 1."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from numpyro_vi_ext.blocks import in_blocks
+
+Array = jax.Array
+
+_EXACT = 1024  # dimensions up to which a diagonal is exact
+_PROBES = 64  # random directions beyond
+
+
+class Curvature(NamedTuple):
+    """A positive definite matrix, or only a diagonal, with a root of its inverse.
+
+    Parameters
+    ----------
+    precision : array, shape (d, d) or (d,)
+    root : array, shape (d, d) or (d,)
+        B with ``B @ B.T`` the inverse of the precision.
+    """
+
+    precision: Array
+    root: Array
+
+    @property
+    def diagonal(self) -> Array:
+        """Of the precision, shape (d,)."""
+        return self.precision if self.precision.ndim == 1 else jnp.diag(self.precision)
+
+    def unwhiten(self, u: Array) -> Array:
+        """From coordinates in which the precision is the identity."""
+        return self.root * u if self.root.ndim == 1 else self.root @ u
+
+    def solve(self, x: Array) -> Array:
+        """The inverse of the precision times a vector."""
+        return self.root * self.root * x if self.root.ndim == 1 else self.root @ (self.root.T @ x)
+
+
+def curvature(fn: Callable[[Array], Array], z: Array, key: Array, dense: bool) -> Array:
+    """Hessian of a function at z, shape (d, d), or its diagonal, shape (d,).
+
+    In many dimensions the diagonal is an estimate: the mean of ``v * (H @ v)`` over random signs v
+    (Hutchinson 1990; Bekas, Kokiopoulou and Saad 2007).
+    """
+    product, d = hessian_product(fn, z), z.size
+    if dense:
+        return in_blocks(product, jnp.eye(d, dtype=z.dtype))
+    if d <= _EXACT:
+        return in_blocks(lambda i: product(jax.nn.one_hot(i, d, dtype=z.dtype))[i], jnp.arange(d))
+    signs = jax.random.rademacher(key, (_PROBES, d), z.dtype)
+    return jnp.mean(in_blocks(lambda v: v * product(v), signs), axis=0)
+
+
+def hessian_product(fn: Callable[[Array], Array], z: Array) -> Callable[[Array], Array]:
+    """``v -> H(z) @ v``, forward over reverse where the function allows that."""
+    gradient = jax.grad(fn)
+
+    def forward(v: Array) -> Array:
+        return jax.jvp(gradient, (z,), (v,))[1]
+
+    def reverse(v: Array) -> Array:
+        return jax.vjp(gradient, z)[1](v)[0]
+
+    try:
+        jax.eval_shape(forward, z)
+    except TypeError:  # what has a rule for reverse mode only, such as an ODE solver
+        return reverse
+    return forward
+
+
+def whiten(hessian: Array) -> Curvature:
+    """Absolute values of the eigenvalues, kept off zero (Dauphin et al. 2014), and a root.
+
+    Rows and columns are first scaled to a unit diagonal, so that only conditioning beyond the
+    scales of the coordinates costs digits.
+    """
+    if hessian.ndim == 1:
+        precision = _positive(hessian)
+        return Curvature(precision, jax.lax.rsqrt(precision))
+    d = hessian.shape[0]
+    scale = jax.lax.rsqrt(_positive(jnp.diag(hessian)))
+    scaled = scale[:, None] * 0.5 * (hessian + hessian.T) * scale
+    scaled = jnp.where(jnp.all(jnp.isfinite(scaled)), scaled, jnp.eye(d, dtype=hessian.dtype))
+    values, vectors = jnp.linalg.eigh(scaled)
+    values = jnp.abs(values)
+    values = jnp.maximum(values, 10 * jnp.finfo(values.dtype).eps * jnp.max(values, initial=1.0))
+    precision = (vectors * values) @ vectors.T / scale[:, None] / scale
+    return Curvature(precision, scale[:, None] * vectors * jax.lax.rsqrt(values))
+
+
+def _positive(x: Array) -> Array:
+    return jnp.where(jnp.isfinite(x) & (x != 0), jnp.abs(x), 1.0)
