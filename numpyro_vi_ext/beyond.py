@@ -1,8 +1,8 @@
 """Looking for another mode where no draw of q ever comes.
 
 Weights of draws from q say nothing about places that q does not know. So points are pushed out from
-q's centre, along one random direction or a few, much further than its draws go, and the posterior is
-evaluated there.
+q's centre, along one random coordinate or a few, much further than its draws go, and the posterior
+is evaluated there.
 """
 
 import functools

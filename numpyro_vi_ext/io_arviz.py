@@ -131,7 +131,7 @@ def smooth_weights(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
     if _is_old(az):
         smoothed, khat = az.psislw(log_weights.copy())
         return np.asarray(smoothed), float(khat)
-    from arviz_stats.base import array_stats
+    from arviz_stats.base import array_stats  # pyright: ignore[reportMissingImports]
 
     smoothed, khat = array_stats.psislw(-log_weights)  # it wants log likelihoods, as for LOO
     return np.asarray(smoothed), float(khat)
