@@ -12,12 +12,15 @@ Labels = tuple[tuple[str, str], ...]
 GOOD, USABLE, POOR = "good", "usable", "not to be trusted"
 _GOOD_KHAT = 0.5  # Yao et al. 2018, section 3.1
 _MOVED_SD, _MOVED_RATIO = 0.1, 1.1  # what a mean and an sd may move by without a word
+_OFF = 0.3  # sds that a mean may be off where the ELBO still rises
 _OF_ONE_SIZE = 0.3  # effective part of the draws from which on weights are called that
 _LOST = 0.01  # part of the draws
 _ROUNDED = 0.1  # nats
 _SAME = 1.0  # nats between the ELBOs of restarts that came to the same place
 _NEGLIGIBLE = 5.0  # nats: a mode so much lower holds less than a hundredth of the mass
+_MUCH = 1.25  # times what a variance should be
 _FEW_PER_DIMENSION = 10  # rows that make a covariance one can rely on
+_DISTINCT = 0.9  # part of the rows; a sampler repeats some
 _FEW = 100  # effective draws of a sampler (Vehtari et al. 2021 ask for that of each chain)
 
 NUTS = "Run NUTS from here: kernel, init_params = vi.to_nuts(approx, num_chains=4)."
@@ -95,7 +98,8 @@ def judge_density(seen: Density, past: History) -> Judgement:
 
 def judge_rows(seen: Rows, past: History) -> Judgement:
     """What to make of particles, or of a sampler's draws."""
-    return _judge([*_of_history(past), *_of_rows(seen)], USABLE)
+    is_good = seen.spread > 1 / _MUCH and seen.excess < _MUCH
+    return _judge([*_of_history(past), *_of_rows(seen)], GOOD if is_good else USABLE)
 
 
 def _judge(remarks: Sequence[Remark], otherwise: str) -> Judgement:
@@ -165,7 +169,8 @@ def _of_shape(seen: Density) -> list[Remark]:
     is_poor = is_high or seen.beyond is not None
     found, known = [], False
     if seen.off:
-        found += [Remark(f"The ELBO rises if q's mean moves at {_first(seen.off)}: more steps.")]
+        text = f"The ELBO rises if q's mean moves at {_first(seen.off)}: run more steps."
+        found += [Remark(text, is_bad=abs(seen.shift[1]) > _OFF)]
     if seen.pairs and not seen.is_dense and (is_poor or moved):
         text = f"The posterior is correlated at {_first_pair(seen.pairs)}: take full rank "
         found += [Remark(text + "(method='fullrank_advi').")]
@@ -249,7 +254,7 @@ def _of_rows(seen: Rows) -> list[Remark]:
             "least 100 are asked for. Run the sampler longer."
         )
         found += [Remark(text, is_bad=True)]
-    if seen.distinct < seen.rows:
+    if seen.distinct < _DISTINCT * seen.rows:
         found += [Remark(f"Only {seen.distinct:,d} of {seen.rows:,d} rows differ.")]
     if seen.rows < _FEW_PER_DIMENSION * seen.ndim:
         text = (

@@ -128,12 +128,13 @@ def smooth_weights(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
     """
     import arviz as az
 
-    if _is_old(az):
-        smoothed, khat = az.psislw(log_weights.copy())
-        return np.asarray(smoothed), float(khat)
-    from arviz_stats.base import array_stats  # pyright: ignore[reportMissingImports]
+    with np.errstate(all="ignore"):  # both overflow, on the way to finite numbers
+        if _is_old(az):
+            smoothed, khat = az.psislw(log_weights.copy())
+        else:
+            from arviz_stats.base import array_stats  # pyright: ignore[reportMissingImports]
 
-    smoothed, khat = array_stats.psislw(-log_weights)  # it wants log likelihoods, as for LOO
+            smoothed, khat = array_stats.psislw(-log_weights)  # wants log likelihoods, as for LOO
     return np.asarray(smoothed), float(khat)
 
 

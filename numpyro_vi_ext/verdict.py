@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import math
 import textwrap
 from typing import Any
 
@@ -91,10 +92,9 @@ class Verdict:
         found = []
         if self.khat is not None and self.khat_threshold is not None:
             side = "below" if self.khat < self.khat_threshold else "not below"
-            worth = f"{self.draws:,d} draws, worth {self.effective:,.0f}"
-            found += [("k-hat", f"{self.khat:.2f}, {side} {self.khat_threshold:.2f} ({worth})")]
-        else:
-            found += [("draws", f"{self.draws:,d}, worth {self.effective:,.0f}")]
+            found += [("k-hat", f"{self.khat:.2f}, {side} {self.khat_threshold:.2f}")]
+        worth = "" if math.isnan(self.effective) else f", worth {self.effective:,.0f}"
+        found += [("draws", f"{self.draws:,d}{worth}")]
         if self.elbo is not None:
             found += [("ELBO", f"{round(self.elbo, 2) + 0.0:,.2f} +- {self.elbo_se:.2f}")]
         moving = {True: "yes", False: "no", None: "not known"}[self.still_moving]

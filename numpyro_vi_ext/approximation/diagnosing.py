@@ -27,7 +27,8 @@ def diagnose_density(approx: ApproximationBase, key: Array, draws: int) -> Verdi
     found = weights.find_weights(target, point, key, draws)
     z = np.asarray(evaluate.draw_unconstrained(point, key, draws))
     shift, ratio = _moves(z, found.smoothed)
-    effective, is_random = 1 / float(np.sum(found.smoothed**2)), target.program.is_random
+    is_random = target.program.is_random
+    effective = np.nan if is_random else 1 / float(np.sum(found.smoothed**2))
     seen = Density(
         khat=found.khat,
         threshold=found.threshold,
@@ -47,7 +48,8 @@ def diagnose_density(approx: ApproximationBase, key: Array, draws: int) -> Verdi
     numbers = {"khat": None if is_random else found.khat, "khat_threshold": found.threshold}
     numbers |= {"elbo": elbo, "elbo_se": se, "draws": draws, "effective": effective}
     judged = advice.judge_density(seen, _history(approx.facts))
-    return _verdict(approx, judged, numbers, _table(layout, shift, ratio))
+    table = _table(layout, shift, ratio)
+    return _verdict(approx, judged, numbers, table[:0] if is_random else table)
 
 
 def diagnose_rows(approx: ApproximationBase, draws: int) -> Verdict:
