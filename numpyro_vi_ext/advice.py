@@ -171,6 +171,7 @@ def _of_shape(seen: Density) -> list[Remark]:
     if seen.off:
         text = f"The ELBO rises if q's mean moves at {_first(seen.off)}: run more steps."
         found += [Remark(text, is_bad=abs(seen.shift[1]) > _OFF)]
+        known = True
     if seen.pairs and not seen.is_dense and (is_poor or moved):
         text = f"The posterior is correlated at {_first_pair(seen.pairs)}: take full rank "
         found += [Remark(text + "(method='fullrank_advi').")]
@@ -178,14 +179,14 @@ def _of_shape(seen: Density) -> list[Remark]:
     if seen.humps:
         text = f"Two humps at {_first(seen.humps)}, which one Gaussian covers: q has not the shape."
         found += [Remark(text, is_bad=True)]
-    if seen.funnels and is_poor:
+    if seen.funnels and is_poor and seen.effective < _OF_ONE_SIZE:
         text = (
             f"The spread of {_first_pair([(j, i) for i, j in seen.funnels], ' changes with ')}: a "
             "funnel or a bend. Reparameterise (non-centred, as with LocScaleReparam)."
         )
         found += [Remark(text)]
         known = True
-    if seen.beyond:
+    if seen.beyond and not seen.off:
         found += [_of_beyond(*seen.beyond, known)]
     if is_high:
         found += [_of_high_khat(seen, known)]

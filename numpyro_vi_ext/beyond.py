@@ -18,7 +18,7 @@ from numpyro_vi_ext.model import Target
 
 Array = jax.Array
 
-_NEAREST, _FURTHEST = 5.0, 50.0  # how far points are pushed, in sds of q
+_NEAREST, _FURTHEST = 6.0, 60.0  # how far points are pushed, in sds of q; nearer, draws see it
 _MOST_NUMBERS = 2**23  # that all points may fill
 _DENSE = -2.0  # log density against the centre's, from which on a point counts as found
 
@@ -34,7 +34,7 @@ class Found(NamedTuple):
 def look_beyond(target: Target, point: Point, key: Array, count: int) -> Found | None:
     """Look at points far from q; None if the posterior has next to no density at any of them.
 
-    In one dimension another mode is found if it is within some 50 sds and not much narrower than
+    In one dimension another mode is found if it is within some 60 sds and not much narrower than
     q; in two or three dimensions if it is near; in more, if it differs in one or two coordinates.
 
     Parameters
