@@ -26,6 +26,7 @@ from numpyro_vi_ext.optimizers import (
     sgd,
 )
 from numpyro_vi_ext.plotting import plot_loss, plot_tracker
+from numpyro_vi_ext.verdict import Verdict
 
 __all__ = [
     "ADVI",
@@ -46,6 +47,7 @@ __all__ = [
     "NonFiniteError",
     "Stream",
     "Tracker",
+    "Verdict",
     "adadelta",
     "adagrad",
     "adagrad_window",

@@ -39,11 +39,32 @@ def draw_unconstrained(point: Point, key: Array, draws: int) -> Array:
     return _unconstrained(draws)(point, key)
 
 
+def log_weights(target: Target, point: Point, key: Array, draws: int) -> np.ndarray:
+    """Log p(x, z) - log q(z) at the draws of `draw_unconstrained` with this key, shape (draws,)."""
+    return np.asarray(_elbo_terms(target.program, draws)(point, target.inputs, key), float)
+
+
 def estimate_elbo(target: Target, point: Point, key: Array, n_mc: int) -> ElboEstimate:
     """Mean of log p(x, z) - log q(z) over draws from q, and its standard error."""
-    terms = np.asarray(_elbo_terms(target.program, n_mc)(point, target.inputs, key), float)
-    se = terms.std(ddof=1) / np.sqrt(n_mc) if n_mc > 1 else np.nan
+    return mean_and_error(log_weights(target, point, key, n_mc))
+
+
+def mean_and_error(terms: np.ndarray) -> ElboEstimate:
+    """Mean and standard error of terms of the ELBO."""
+    if not np.isfinite(terms).all():
+        return ElboEstimate(float(terms.mean()), np.nan)
+    se = terms.std(ddof=1) / np.sqrt(len(terms)) if len(terms) > 1 else np.nan
     return ElboEstimate(float(terms.mean()), float(se))
+
+
+def log_densities(target: Target, theta: Array, rows: Array) -> np.ndarray:
+    """Log p(x, z) at rows of shape (n, ndim), shape (n,)."""
+    return np.asarray(_at_rows(target.program, False)(rows, theta, target.inputs), float)
+
+
+def scores(target: Target, theta: Array, rows: Array) -> np.ndarray:
+    """Gradient of log p(x, z) in z at rows of shape (n, ndim), shape (n, ndim)."""
+    return np.asarray(_at_rows(target.program, True)(rows, theta, target.inputs))
 
 
 def observed_values(target: Target, point: Point) -> dict[str, np.ndarray]:
@@ -98,15 +119,15 @@ def over_draws(
     ----------
     one : callable
         What to compute for one draw.
-    key : JAX key
-        Split into one key per draw, so that the result does not depend on the blocks.
+    key : JAX key, or array of as many as there are draws
+        One is split into one per draw, so that the result does not depend on the blocks.
     draws : int
         How many.
     block_size : int, optional
         Draws evaluated at once. By default so many that a block of what is computed for them
         is of bounded size.
     """
-    return in_blocks(one, jax.random.split(key, draws), block_size)
+    return in_blocks(one, key if key.shape else jax.random.split(key, draws), block_size)
 
 
 def _in_order(target: Target, values: dict[str, Array]) -> dict[str, Array]:
@@ -139,5 +160,21 @@ def _unconstrained(draws: int) -> Any:
 def _elbo_terms(program: Program, draws: int) -> Any:
     def many(point: Point, inputs: Inputs, key: Array) -> Any:
         return over_draws(functools.partial(_elbo_term, program, point, inputs), key, draws)
+
+    return jax.jit(many)
+
+
+@functools.lru_cache(maxsize=32)
+def _at_rows(program: Program, gradient: bool) -> Any:
+    def many(rows: Array, theta: Array, inputs: Inputs) -> Any:
+        def one(row_and_key: tuple[Array, Array]) -> Any:
+            def log_density(z: Array) -> Array:
+                log_prior, log_likelihood = program.densities(inputs, key, z, theta)
+                return log_prior + log_likelihood
+
+            row, key = row_and_key
+            return (jax.grad(log_density) if gradient else log_density)(row)
+
+        return in_blocks(one, (rows, jax.random.split(jax.random.key(0), len(rows))))
 
     return jax.jit(many)

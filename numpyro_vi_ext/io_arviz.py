@@ -121,6 +121,23 @@ def summarise(
     return table
 
 
+def smooth_weights(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
+    """Pareto smoothed log weights that sum to one, and their k-hat, by ArviZ.
+
+    `log_weights` has shape (n,), n at least 25, with no ties in its largest fifth.
+    """
+    import arviz as az
+
+    with np.errstate(all="ignore"):  # both overflow, on the way to finite numbers
+        if _is_old(az):
+            smoothed, khat = az.psislw(log_weights.copy())
+        else:
+            from arviz_stats.base import array_stats  # pyright: ignore[reportMissingImports]
+
+            smoothed, khat = array_stats.psislw(-log_weights)  # wants log likelihoods, as for LOO
+    return np.asarray(smoothed), float(khat)
+
+
 def to_dataset(
     values: Mapping[str, Any],
     axes: Axes,
@@ -257,7 +274,7 @@ def _is_observed(name: str, value: Any, observed: Mapping[str, Any]) -> bool:
 def _assemble(groups: dict[str, Any], attrs: dict[str, Any]) -> Any:
     import arviz as az
 
-    if int(az.__version__.partition(".")[0]) < 1:
+    if _is_old(az):
         return az.InferenceData(attrs=attrs, **groups)
     import xarray as xr
 
@@ -268,3 +285,8 @@ def _assemble(groups: dict[str, Any], attrs: dict[str, Any]) -> Any:
     tree = xr.DataTree.from_dict({name: without_slash(group) for name, group in groups.items()})
     tree.attrs.update(attrs)
     return tree
+
+
+def _is_old(az: Any) -> bool:
+    """Whether the line of ArviZ is that before 1.0."""
+    return int(az.__version__.partition(".")[0]) < 1

@@ -21,14 +21,14 @@ from numpyro_vi_ext.objectives import Density, Objective
 
 Array = jax.Array
 
-_COLLAPSED = 0.5  # particles whose variance is below this part of what it should be
+COLLAPSED = 0.5  # particles whose variance is below this part of what it should be
 
 
 class Memory(NamedTuple):
     """From step to step."""
 
     bandwidth: Any  # what the kernel's bandwidth remembers
-    spread: Array  # (d,) variances of the points over those of the target, see `_spread`
+    spread: Array  # (d,) variances of the points over those of the target, see `spread_of`
 
 
 class Stein(Objective):
@@ -64,7 +64,7 @@ class Stein(Objective):
         else:
             value = jnp.sqrt(jnp.mean(jnp.sum(phi**2, axis=1)))
         value = jnp.where(jnp.all(jnp.isfinite(log_density)), value, jnp.nan)
-        new = Memory(remembered, _spread(x, scores))
+        new = Memory(remembered, spread_of(x, scores))
         return value, phi, -jnp.mean(grads[1], axis=0), new
 
     def _init(self, x: Array) -> Memory:
@@ -176,7 +176,7 @@ class AmortizedStein(Stein):
         )
 
 
-def _spread(x: Array, scores: Array) -> Array:
+def spread_of(x: Array, scores: Array) -> Array:
     r"""Variances of points over those that the target would have, shape (d,).
 
     For draws of the target :math:`-E[s_k(x)\, (x_k - E x_k)] = 1` (Stein's identity). For a
@@ -187,16 +187,16 @@ def _spread(x: Array, scores: Array) -> Array:
 
 
 def _is_collapsed(memory: Memory) -> bool:
-    return _mean_spread(memory) < _COLLAPSED  # nan before the first step
+    return mean_spread(memory.spread) < COLLAPSED  # nan before the first step
 
 
 def _told(memory: Memory) -> str:
     return (
         f"their variance, averaged over {memory.spread.size:,d} dimensions, is "
-        f"{_mean_spread(memory):.2g} of that of a Gaussian fitted to the target."
+        f"{mean_spread(memory.spread):.2g} of that of a Gaussian fitted to the target."
     )
 
 
-def _mean_spread(memory: Memory) -> float:
+def mean_spread(spread: Any) -> float:
     """Mean over dimensions, of which one that is too wide must not make up for others."""
-    return float(np.mean(np.clip(memory.spread, 0, 1)))
+    return float(np.mean(np.clip(spread, 0, 1)))

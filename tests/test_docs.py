@@ -98,6 +98,18 @@ def test_code_of_the_page_on_minibatches_runs():
     assert names["approx"].sample_node("y").shape == (200,)
 
 
+@pytest.mark.slow
+def test_code_of_the_page_on_the_verdict_runs():
+    names = {}
+    exec(code_of("verdict.md"), names)  # with all its steps, for what is said of the results
+    assert not names["verdict"].ok
+    assert names["better"].diagnose(random_seed=0).ok
+    assert names["smooth"]["posterior"]["w"].shape == (1, 1000, 5)
+    page = PAGES["verdict.md"].read_text("utf-8")
+    assert "- The spread of x[8] changes with v" in page
+    assert names["verdict"].advice[0].startswith("The spread of x[")
+
+
 def quick(code):
     """Fewer steps, and only the plotting function that the installed ArviZ has."""
     code = re.sub(r"(\d+_000)\b", "200", code).replace("random_seed=1", "n=200, random_seed=1")

@@ -35,8 +35,10 @@ LAYERS = (
     {"algorithm", "warmup"},
     {"checkpoint", "chunk", "dispatch", "history", "training"},
     {
+        "advice",
         "approximation",
         "approximation.*",
+        "beyond",
         "callbacks",
         "diagnostics",
         "evaluate",
@@ -45,13 +47,21 @@ LAYERS = (
         "plotting",
         "predict",
         "saving",
+        "shape",
         "traces",
+        "verdict",
+        "weights",
     },
     {"fitting", "inference", "methods"},
     {"__init__"},
 )
 # Packages that only some modules may import.
-KEPT_TO = {"arviz": {"diagnostics", "io_arviz"}, "matplotlib": {"plotting"}, "tqdm": {"training"}}
+KEPT_TO = {
+    "arviz": {"diagnostics", "io_arviz"},
+    "arviz_stats": {"io_arviz"},
+    "matplotlib": {"plotting"},
+    "tqdm": {"training"},
+}
 MODULE_LINES = 300
 FUNCTION_LINES = 40
 # Parts that are longer for a reason: "module" or "module.function" -> the reason.

@@ -9,7 +9,7 @@ import numpy as np
 
 from numpyro_vi_ext import evaluate, nodes
 from numpyro_vi_ext.approximation import bridges
-from numpyro_vi_ext.approximation.base import ApproximationBase
+from numpyro_vi_ext.approximation.judged import ApproximationJudged
 from numpyro_vi_ext.checks import as_count
 from numpyro_vi_ext.errors import only_batches
 from numpyro_vi_ext.families.empirical import Histogram
@@ -21,10 +21,12 @@ from numpyro_vi_ext.seeds import Seed, as_key
 Array = jax.Array
 
 
-class ApproximationDraws(ApproximationBase):
+class ApproximationDraws(ApproximationJudged):
     """Abstract: how q is drawn from, and the model evaluated at its draws."""
 
-    def sample_dict(self, draws: int = 500, random_seed: Seed = None) -> dict[str, Array]:
+    def sample_dict(
+        self, draws: int = 500, random_seed: Seed = None, *, importance: bool = False
+    ) -> dict[str, Array]:
         """Draws of the latent and deterministic sites, in the model's space.
 
         Parameters
@@ -33,6 +35,10 @@ class ApproximationDraws(ApproximationBase):
             How many.
         random_seed : int, JAX key or None
             None gives fresh draws at each call.
+        importance : bool
+            Whether to draw ten times as many, 2,500 at least, and to choose among them by their
+            Pareto smoothed importance weights, in random order: nearer to the posterior, where
+            k-hat is below 0.7 (see `diagnose`).
 
         Returns
         -------
@@ -42,11 +48,20 @@ class ApproximationDraws(ApproximationBase):
 
         Raises
         ------
-        TypeError, ValueError
-            If `draws` is not an int, or negative.
+        TypeError
+            If `draws` is not an int; with `importance`, if q has no density.
+        ValueError
+            If `draws` is negative; with `importance`, if data come from a `Stream`, or the model
+            draws a subsample inside.
+
+        Warns
+        -----
+        UserWarning
+            If k-hat is not below its threshold.
         """
         draws, key = as_count(draws, "draws", 0), as_key(random_seed)
-        return evaluate.draw_many(self.target, self.point, key, draws)
+        keys, _ = self.choose(draws, key, importance)
+        return evaluate.draw_many(self.target, self.point, keys, draws)
 
     def draw(self, key: Seed) -> dict[str, Array]:
         """Site values of one draw: a pure JAX function of the key.

@@ -1,7 +1,7 @@
 """Draws of a sampler, or particles, as an approximation."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import numpy as np
 
 from numpyro_vi_ext import traces
 from numpyro_vi_ext.algorithm import Point
+from numpyro_vi_ext.approximation import diagnosing
 from numpyro_vi_ext.approximation.base import Facts
 from numpyro_vi_ext.approximation.results import Approximation, check_approx
 from numpyro_vi_ext.checks import as_count, as_number
@@ -16,6 +17,7 @@ from numpyro_vi_ext.families.empirical import Histogram
 from numpyro_vi_ext.model import as_model
 from numpyro_vi_ext.seeds import Seed, as_key
 from numpyro_vi_ext.start import find_start, start_sigma_vector
+from numpyro_vi_ext.verdict import Verdict
 
 
 class Empirical(Approximation):
@@ -147,6 +149,15 @@ class Empirical(Approximation):
         rows as there are.
         """
         return self._over_rows(self.point.q.histogram, node, more_replacements, block_size)
+
+    def _diagnose(self, draws: int, key: jax.Array) -> Verdict:
+        return diagnosing.diagnose_rows(self, draws)
+
+    def _resample(self, draws: int, key: jax.Array) -> NoReturn:
+        raise TypeError(
+            "importance=True needs the density of q, and an Empirical has none: its rows count "
+            "equally"
+        )
 
     def _size(self) -> str:
         size = f"rows={len(self.histogram)}"

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_vi_ext import evaluate
+from numpyro_vi_ext import evaluate, weights
 from numpyro_vi_ext.algorithm import Point
+from numpyro_vi_ext.approximation import diagnosing
 from numpyro_vi_ext.approximation.base import Facts
 from numpyro_vi_ext.approximation.results import Approximation, check_approx
 from numpyro_vi_ext.checks import as_count
@@ -18,6 +19,7 @@ from numpyro_vi_ext.families.gaussian import DenseGaussian, DiagonalGaussian
 from numpyro_vi_ext.model import as_model
 from numpyro_vi_ext.seeds import Seed, as_key
 from numpyro_vi_ext.start import find_start, start_sigma_vector
+from numpyro_vi_ext.verdict import Verdict
 
 Array = jax.Array
 
@@ -116,6 +118,12 @@ class DensityApproximation(Approximation):
         self.target.check_data("the ELBO needs")
         n_mc, key = as_count(n_mc, "n_mc", 1), as_key(random_seed)
         return evaluate.estimate_elbo(self.target, self.point, key, n_mc)
+
+    def _diagnose(self, draws: int, key: Array) -> Verdict:
+        return diagnosing.diagnose_density(self, key, draws)
+
+    def _resample(self, draws: int, key: Array) -> weights.Resampled:
+        return weights.resample(self.target, self.point, key, draws)
 
 
 class MeanField(DensityApproximation):

@@ -28,6 +28,7 @@ class Approximation(ApproximationDraws):
         draws: int = 500,
         *,
         random_seed: Seed = None,
+        importance: bool = False,
         return_inferencedata: bool = True,
         include_transformed: bool = False,
         **to_arviz: Any,
@@ -36,8 +37,9 @@ class Approximation(ApproximationDraws):
 
         Parameters
         ----------
-        draws, random_seed
-            As in `sample_dict`.
+        draws, random_seed, importance
+            As in `sample_dict`. With `importance`, the attributes have ``khat`` and how the draws
+            were chosen, ``draws_by``.
         return_inferencedata : bool
             False returns a dict of NumPy arrays of shape ``(draws, *site shape)``.
         include_transformed : bool
@@ -58,16 +60,18 @@ class Approximation(ApproximationDraws):
         ------
         ValueError
             If `coords` or `dims` do not fit the shapes, or what is asked for needs data that come
-            from a `Stream`. Groups of data are without these.
+            from a `Stream`. Groups of data are without these. Others as for `sample_dict`.
         """
         options = {"random_seed": random_seed, "include_transformed": include_transformed}
+        options["importance"] = importance
         if return_inferencedata:
             return self.to_arviz(draws, **options, **{"posterior_predictive": False, **to_arviz})
         given = [name for name, value in to_arviz.items() if value is not None]
         if given:
             raise TypeError(f"{given} cannot be applied with return_inferencedata=False")
         draws, key = as_count(draws, "draws", 0), as_key(random_seed)
-        values = grouping.posterior(self, draws, key, include_transformed)
+        keys, _ = self.choose(draws, key, importance)
+        values = grouping.posterior(self, draws, keys, include_transformed)
         return {name: np.asarray(value) for name, value in values.items()}
 
     def to_arviz(
@@ -75,6 +79,7 @@ class Approximation(ApproximationDraws):
         draws: int = 500,
         *,
         random_seed: Seed = None,
+        importance: bool = False,
         posterior_predictive: bool = True,
         predictions: Mapping[str, Any] | None = None,
         log_likelihood: bool = False,
@@ -87,7 +92,7 @@ class Approximation(ApproximationDraws):
 
         Parameters
         ----------
-        draws, random_seed, include_transformed
+        draws, random_seed, importance, include_transformed
             As in `sample`.
         posterior_predictive : bool
             Whether to draw the observed sites for the original data. As many numbers as there are
@@ -121,18 +126,19 @@ class Approximation(ApproximationDraws):
             raise TypeError(f"predictions must be a dict of replacements, got {got}")
         draws, key = as_count(draws, "draws", 0), as_key(random_seed)
         groups = Groups(coords, dims)
-        values = grouping.posterior(self, draws, key, include_transformed)
+        keys, chosen = self.choose(draws, key, importance)
+        values = grouping.posterior(self, draws, keys, include_transformed)
         grouping.add_posterior(groups, self, values)
         if posterior_predictive:
-            grouping.add_predictive(groups, self, self.model, {}, key, draws)
+            grouping.add_predictive(groups, self, self.model, {}, keys, draws)
         if predictions is not None:
             elsewhere = self.replaced(self.model, predictions)
-            grouping.add_predictive(groups, self, *elsewhere, key, draws, "predictions")
+            grouping.add_predictive(groups, self, *elsewhere, keys, draws, "predictions")
         if log_likelihood:
-            grouping.add_log_likelihood(groups, self, key, draws)
+            grouping.add_log_likelihood(groups, self, keys, draws)
         if prior:
             grouping.add_prior(groups, self, key, draws)
-        return groups.assemble(grouping.attributes(self))
+        return groups.assemble({**grouping.attributes(self), **chosen})
 
     def sample_posterior_predictive(
         self,
