@@ -2,7 +2,7 @@
 
 Every fit runs for the whole budget; what the rules would have done is read off its record, so that
 one record serves all of them. References are the mean of two fits of 200,000 steps of the same
-family. Takes a quarter of an hour; names of models as arguments make it shorter.
+family. Takes a few minutes; names of models as arguments make it shorter.
 """
 
 import sys
