@@ -15,6 +15,7 @@ import numpy as np
 
 from numpyro_vi_ext.checks import as_count, as_number, as_positive
 from numpyro_vi_ext.errors import Converged
+from numpyro_vi_ext.plateau import REL_TOL, Plateau
 
 _EPSILON = 1e-6  # PyMC's; keeps the relative difference finite at 0
 
@@ -99,36 +100,37 @@ class CheckParametersConvergence:
 
 
 class CheckLossConvergence:
-    r"""Stop when the loss has stopped falling, as far as its noise lets one see.
+    r"""Stop when hardly any fall of the loss can be left, as far as its noise lets one see.
 
-    With :math:`w` the larger of ``window`` and an eighth of the steps taken, the mean of the last
-    :math:`h` losses is compared with that of the :math:`h` before them, for :math:`h = w` and
-    :math:`h = 2w`. A fall of at most :math:`\max(s, r R)`, or a rise of at most three times that,
-    counts as flat. The fit stops once both horizons have been flat for :math:`w` steps.
+    Over the last part of the T steps taken, the losses are fitted by
 
-    :math:`R` is the fall from the median of the first ``window`` losses to the last mean, :math:`r`
-    is ``rel_tol``, and :math:`s` the standard error of the difference: each block is cut into
-    :math:`k \le 32` runs, and :math:`s^2 k` is the mean squared difference between successive run
-    means (von Neumann 1941), which a trend hardly enters, nor correlation shorter than a run.
-    Losses further than three interquartile ranges outside their block's quartiles are clipped.
+    .. math:: \ell(t) = a + b\, T / t + \text{noise},
+
+    so that b is the fall still to come of a loss that goes on like 1/t; one that falls faster has
+    less. The loss is flat if :math:`\max(b, 0) + 1.25\,\mathrm{se}(b)` is below a tolerance: the
+    largest of ``rel_tol`` times the fall so far, what float32 resolves, and, from step 1,000 on,
+    0.05 standard deviations of a single loss. One of the windows from T/1.4, T/2 and T/4 has to
+    say so, and none that the loss rises. The fit stops when the loss has been flat while the steps
+    grew by 15 %.
 
     Parameters
     ----------
-    window
-        Smallest horizon in steps, >= 2.
     rel_tol
-        Falls below this fraction of the total fall count as none, >= 0.
+        Fraction of the fall so far that is not worth more steps, >= 0.
     min_steps
-        No check before this step; ``4 * window``, the default, is the least a check needs.
+        No check before this step, >= 1; nor is there one before step 100.
     every
-        Steps between two checks, >= 1.
+        Steps between two checks at least, >= 1; they are never closer than 5 % of the steps taken,
+        and losses are read in pages of 100.
 
     Notes
     -----
     It knows only the loss. A flat loss says that the optimizer makes no visible progress; it says
-    nothing about the posterior, and parameters that hardly matter to the loss may still move. It
-    does not stop while a loss among those compared is not finite, and starts afresh when the step
-    falls back, as in a new fit. Two horizons are the idea of an open pymc-extras proposal (733).
+    nothing about the posterior, and parameters that hardly matter to the loss may still move: after
+    99 % of the fall a mean may be several standard deviations off. It does not stop while a loss
+    among those compared is not finite, and starts afresh when the step falls back, as in a new fit.
+    Outliers are clipped. `numpyro_vi_ext.plateau.Losses` has the details; an open proposal for
+    pymc-extras (733) compares blocks at two horizons instead.
 
     Examples
     --------
@@ -138,22 +140,15 @@ class CheckLossConvergence:
     >>> for i in range(1, losses.size + 1):
     ...     check(None, losses[:i], i)
     Traceback (most recent call last):
-    numpyro_vi_ext.errors.Converged: Loss convergence achieved at 8500
+    numpyro_vi_ext.errors.Converged: Loss convergence achieved at 5300
     """
 
-    def __init__(
-        self,
-        window: int = 1000,
-        rel_tol: float = 3e-4,
-        min_steps: int | None = None,
-        every: int = 100,
-    ) -> None:
-        self.window = as_count(window, "window", 2)
+    def __init__(self, rel_tol: float = REL_TOL, min_steps: int = 200, every: int = 100) -> None:
         self.rel_tol = as_number(rel_tol, "rel_tol", 0)
-        self.min_steps = as_count(4 * window if min_steps is None else min_steps, "min_steps", 1)
+        self.min_steps = as_count(min_steps, "min_steps", 1)
         self.every = as_count(every, "every", 1)
         self._last_step = 0
-        self._flat_since: int | None = None  # the first check of the present plateau
+        self._plateau = Plateau(self.rel_tol, self.min_steps)
 
     def __call__(self, approx: Any, losses: np.ndarray | None, i: int) -> None:
         """Look at the losses up to step ``i`` where a check is due."""
@@ -163,47 +158,10 @@ class CheckLossConvergence:
                 "method has no loss, use CheckParametersConvergence"
             )
         if i <= self._last_step:
-            self._flat_since = None
+            self._plateau = Plateau(self.rel_tol, self.min_steps)
         self._last_step = i
-        if i % self.every or i < max(self.min_steps, 4 * self.window):
-            return
-        horizon = max(self.window, i // 8)
-        if not self._is_flat(np.asarray(losses)[:i], horizon):
-            self._flat_since = None
-        elif self._flat_since is None:
-            self._flat_since = i
-        elif i - self._flat_since >= horizon:
+        if i % self.every == 0 and self._plateau.reached(np.asarray(losses)[:i]):
             raise Converged(f"Loss convergence achieved at {i}")
-
-    def _is_flat(self, losses: np.ndarray, horizon: int) -> bool:
-        """Whether the losses are finite and on a plateau at ``horizon`` and twice that."""
-        recent = losses[-4 * horizon :].astype(float)
-        if recent.size < 4 * horizon or not np.isfinite(recent).all():
-            return False
-        first = losses[: self.window].astype(float)
-        first = first[np.isfinite(first)]
-        start = np.median(first) if first.size else -np.inf
-        for h in (2 * horizon, horizon):
-            old, new, noise = _compare_blocks(recent[-2 * h :].reshape(2, h))
-            threshold = max(noise, self.rel_tol * max(start - new, 0.0))
-            # Noise makes one flat loss in six rise by a standard error: a rise has to be clear.
-            if not -3 * threshold <= old - new <= threshold:
-                return False
-        return True
-
-
-def _compare_blocks(blocks: np.ndarray) -> tuple[float, float, float]:
-    """Return the means of two adjacent blocks, shape (2, h), and their difference's error."""
-    lower, upper = np.quantile(blocks, [0.25, 0.75], axis=1, keepdims=True)
-    reach = 3 * (upper - lower)
-    blocks = np.clip(blocks, lower - reach, upper + reach)
-    old, new = blocks.mean(axis=1)
-    k = min(32, blocks.shape[1])
-    length = blocks.shape[1] // k
-    # Drop the oldest few of each block, so that k runs of one length fill the rest.
-    runs = blocks[:, -k * length :].reshape(2 * k, length).mean(axis=1)
-    # A run mean has variance mean(diff**2) / 2, a block mean that over k, their difference twice.
-    return old, new, float(np.sqrt(np.mean(np.diff(runs) ** 2) / k))
 
 
 class Tracker:

@@ -33,7 +33,7 @@ LAYERS = (
     {"families"},
     {"objectives", "stein"},
     {"algorithm", "warmup"},
-    {"checkpoint", "chunk", "dispatch", "history", "training"},
+    {"checkpoint", "chunk", "convergence", "dispatch", "history", "plateau", "training"},
     {
         "advice",
         "approximation",

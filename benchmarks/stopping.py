@@ -1,0 +1,187 @@
+"""Where fits should stop, and where they do: the loss rule, the rule of n="auto", made-up traces.
+
+Every fit runs for the whole budget; what the rules would have done is read off its record, so that
+one record serves all of them. References are the mean of two fits of 200,000 steps of the same
+family. Takes a few minutes; names of models as arguments make it shorter.
+"""
+
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+from _measure import table
+from _stopping_models import Case, cases
+
+import numpyro_vi_ext as vi
+from numpyro_vi_ext.callbacks import CheckLossConvergence
+from numpyro_vi_ext.convergence import Mark, kept, motion, next_mark
+
+BUDGET, REFERENCE, SEEDS = 60_000, 200_000, 10
+MEAN_ERROR, SCALE_ERROR = 0.1, 0.05  # standard deviations; log
+STEPS = np.arange(float(BUDGET))
+
+# Still improving: a linear fall, or one of which 2 % and more are left at every step of the budget.
+# Noise has sd 1 unless said; the whole linear fall is 12 to 120 of them.
+IMPROVING = {
+    "linear": lambda g: -g.uniform(2e-4, 2e-3) * STEPS + g.normal(size=BUDGET),
+    "power law": lambda g: (
+        np.exp(g.uniform(np.log(100), np.log(1000)))
+        * (1 + STEPS / np.exp(g.uniform(np.log(100), np.log(1000)))) ** -g.uniform(0.3, 0.6)
+        + g.normal(size=BUDGET)
+    ),
+    "sd changes from 0.5 to 2.5": lambda g: (
+        -g.uniform(5e-4, 2e-3) * STEPS
+        + (0.5 + 2 * np.sin(STEPS / g.uniform(1000, 5000) + g.uniform(0, 6)) ** 2)
+        * g.normal(size=BUDGET)
+    ),
+    "Student-t noise, 1.5 to 4": lambda g: (
+        -g.uniform(5e-4, 2e-3) * STEPS + g.standard_t(g.uniform(1.5, 4), size=BUDGET)
+    ),
+}
+
+
+class Record(NamedTuple):
+    """A fit over the whole budget."""
+
+    losses: np.ndarray
+    trail: list[Mark]
+
+
+def begin(case: Case, seed: int) -> Any:
+    """A fit of a case before its first step."""
+    kind = {"advi": vi.ADVI, "fullrank_advi": vi.FullRankADVI}[case.method]
+    return kind(case.model, model_args=case.args, random_seed=seed)
+
+
+def run(case: Case, seed: int) -> Record:
+    """Fit, with the result at every mark of the grid."""
+    fit, trail, step = begin(case, seed), [], 0
+    while step < BUDGET:
+        end = min(BUDGET, next_mark(step))
+        advance = fit.refine if step else fit.fit
+        q, step = advance(end - step, progressbar=False), end
+        trail.append((step, np.array(q.mean, float), np.array(q.std, float)))
+    return Record(fit.hist.astype(float), trail)
+
+
+def smooth(losses: np.ndarray, half: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Means of the losses `half` steps before and after the steps `at`."""
+    total = np.concatenate([[0.0], np.cumsum(losses)])
+    low, high = np.maximum(0, at - half), np.minimum(losses.size, at + half)
+    return (total[high] - total[low]) / (high - low)
+
+
+def step_99(losses: np.ndarray, start: float) -> tuple[int, float, float]:
+    """Where 99 % of the fall is done, the final loss and the fall."""
+    end = losses[-10_000:].mean()
+    at = np.arange(1, losses.size + 1)
+    done = smooth(losses, np.maximum(25, at // 10), at) <= end + 0.01 * (start - end)
+    return int(at[done.argmax()]) if done.any() else losses.size, end, start - end
+
+
+def loss_stop(losses: np.ndarray) -> int | None:
+    """The step at which the callback stops."""
+    check = CheckLossConvergence()
+    try:
+        for i in range(check.every, losses.size + 1, check.every):
+            check(None, losses[:i], i)
+    except StopIteration:
+        return i
+    return None
+
+
+def is_early(losses: np.ndarray, stop: int, end: float, fall: float) -> bool:
+    """Whether the loss at the stop is above that at the end, by 1 % of the fall and its noise."""
+    near = losses[max(0, stop - stop // 10) : stop + stop // 10]
+    return near.mean() - end > 0.01 * abs(fall) + 3 * near.std() / np.sqrt(near.size)
+
+
+def errors(mark: Mark, reference: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
+    """The worst error of a mean in standard deviations, and of a log standard deviation."""
+    mean, sd = reference
+    return np.abs((mark[1] - mean) / sd).max(), np.abs(np.log(mark[2] / sd)).max()
+
+
+def auto_stop(record: Record) -> int | None:
+    """Index of the mark at which n="auto" would stop."""
+    trail: list[Mark] = []
+    for k, mark in enumerate(record.trail):
+        trail = kept([*trail, mark])
+        if motion(trail, record.losses[: mark[0]]).settled:
+            return k
+    return None
+
+
+def earliest(record: Record, reference: tuple[np.ndarray, np.ndarray]) -> float:
+    """The first mark from which on the errors are small at all marks."""
+    step = np.inf
+    for mark in reversed(record.trail):
+        mean, scale = errors(mark, reference)
+        if mean > MEAN_ERROR or scale > SCALE_ERROR:
+            break
+        step = mark[0]
+    return step
+
+
+def rows_of(case: Case) -> tuple[list[str], list[str]]:
+    """What both rules do on one model."""
+    finals = [begin(case, 1000 + i).fit(REFERENCE, progressbar=False) for i in range(2)]
+    reference = tuple(
+        np.mean([np.array(f) for f in x], 0)
+        for x in ([q.mean for q in finals], [q.std for q in finals])
+    )
+    records = [run(case, seed) for seed in range(SEEDS)]
+    start = float(np.median([r.losses[:3] for r in records]))
+    done = [step_99(r.losses, start) for r in records]
+    stops = [loss_stop(r.losses) for r in records]
+    early = sum(
+        s is not None and is_early(r.losses, s, end, fall)
+        for r, s, (_, end, fall) in zip(records, stops, done, strict=True)
+    )
+    steps = np.array([s or BUDGET for s in stops])
+    t99 = np.array([d[0] for d in done])
+    loss_row = [
+        case.name, f"{np.median(t99):,.0f}", f"{np.median(steps):,.0f}",
+        f"{np.median(steps / t99):.2f}", str(early), str(stops.count(None)),
+    ]  # fmt: skip
+    auto = [auto_stop(r) for r in records]
+    ends = [r.trail[-1 if k is None else k] for r, k in zip(records, auto, strict=True)]
+    worst = np.array([errors(mark, reference) for mark in ends])
+    settled = np.array([k is not None for k in auto])
+    bad = settled & ((worst[:, 0] > MEAN_ERROR) | (worst[:, 1] > SCALE_ERROR))
+    at = np.array([mark[0] for mark in ends])
+    best = np.median([earliest(r, reference) for r in records])
+    auto_row = [
+        case.name, f"{best:,.0f}", f"{np.median(at):,.0f}", f"{np.median(at / t99):.1f}",
+        f"{settled.sum()}", f"{bad.sum()}", f"{worst[:, 0].max():.3f}", f"{worst[:, 1].max():.3f}",
+    ]  # fmt: skip
+    return loss_row, auto_row
+
+
+def main() -> None:
+    """Print the three tables."""
+    chosen = [c for c in cases() if not sys.argv[1:] or c.name in sys.argv[1:]]
+    rows = []
+    for case in chosen:
+        rows.append(rows_of(case))
+        print(*rows[-1], sep="\n", flush=True)
+    loss_rows, auto_rows = zip(*rows, strict=True)
+    header = ["model", "99 % of the fall", "stop", "ratio", "early", "no stop"]
+    ratio = np.median([float(row[3]) for row in loss_rows])
+    print(f"\nCheckLossConvergence, {SEEDS} seeds, medians; median of the ratios {ratio:.2f}\n")
+    print(table(header, [*loss_rows]))
+    header = ["model", "errors small from", "stop", "stop / 99 %", "settled", "wrongly",
+              "worst mean error (sd)", "worst log sd error"]  # fmt: skip
+    print(f'\nn="auto", {SEEDS} seeds, medians; errors at the stop, or at {BUDGET:,}\n')
+    print(table(header, [*auto_rows]))
+    print("\nStops on traces that still improve\n")
+    made = [
+        [name, *map(str, (sum(loss_stop(make(np.random.default_rng([k, seed]))) is not None
+                              for seed in range(50)), 50))]
+        for k, (name, make) in enumerate(IMPROVING.items())
+    ]  # fmt: skip
+    print(table(["trace", "stops", "of"], made))
+
+
+if __name__ == "__main__":
+    main()
