@@ -5,7 +5,7 @@ import numpy as np
 from numpyro_vi_ext.approximation.results import Approximation
 from numpyro_vi_ext.chunk import NEVER
 from numpyro_vi_ext.errors import NonFiniteError
-from numpyro_vi_ext.training import Run
+from numpyro_vi_ext.run import Run
 
 _ADVICE = (
     "Try a smaller learning rate (obj_optimizer=vi.adam(1e-3)), "

@@ -18,6 +18,7 @@ LAYERS = (
         "batching",
         "batching.*",
         "cache",
+        "curvature",
         "feeding",
         "identity",
         "layout",
@@ -31,9 +32,20 @@ LAYERS = (
     {"families.base"},
     {"families.*", "bandwidth", "defaults", "kernels", "optimizers"},
     {"families"},
-    {"objectives", "stein"},
-    {"algorithm", "warmup"},
-    {"checkpoint", "chunk", "convergence", "dispatch", "history", "plateau", "training"},
+    {"estimators", "objectives", "stein"},
+    {"algorithm", "ascent", "warmup"},
+    {
+        "chunk",
+        "convergence",
+        "dispatch",
+        "history",
+        "plateau",
+        "preparation",
+        "reporting",
+        "run",
+        "training",
+        "watch",
+    },
     {
         "advice",
         "approximation",
@@ -60,12 +72,15 @@ KEPT_TO = {
     "arviz": {"diagnostics", "io_arviz"},
     "arviz_stats": {"io_arviz"},
     "matplotlib": {"plotting"},
-    "tqdm": {"training"},
+    "tqdm": {"reporting"},
 }
 MODULE_LINES = 300
 FUNCTION_LINES = 40
 # Parts that are longer for a reason: "module" or "module.function" -> the reason.
-LONGER: dict[str, str] = {}
+LONGER: dict[str, str] = {
+    "fitting.fit": "a line for each argument, twice",
+    "inference.fit": "a line for each argument",
+}
 
 
 def name_of(path: Path) -> str:
