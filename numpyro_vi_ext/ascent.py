@@ -12,7 +12,6 @@ import optax
 
 from numpyro_vi_ext.blocks import in_blocks
 from numpyro_vi_ext.curvature import Curvature, curvature, whiten
-from numpyro_vi_ext.estimators import StickingTheLanding, controlled
 from numpyro_vi_ext.families.base import DensityFamily
 from numpyro_vi_ext.feeding import Fed, Feed
 from numpyro_vi_ext.model import Inputs
@@ -22,21 +21,17 @@ from numpyro_vi_ext.tracing import Program
 Array = jax.Array
 
 CANDIDATES = (4, 2)  # that `Search.average` gives
-_RADIUS = 2.0  # of starts around the plain one, in unconstrained space
 _PAIRS = 32  # of antithetic draws, from which an ELBO, or the noise of gradients, is estimated
 _HESSIANS = 16  # pairs, over which the Hessian is averaged
 _TOLERANCE = 1e-2  # on each coordinate of the gradient, where the whitened Hessian is about 1
 _DENSE = 256  # dimensions up to which a Hessian is a matrix
-_LESS_NOISE = 0.25  # of the variance of gradients, which makes a control variate worth its cost
-_GAUSSIAN = 0.01  # of it, where the posterior is near a Gaussian
-_NO_NOISE = 1e-6  # variance per dimension that is not worth comparing
 
 
 class Round(NamedTuple):
     """One round from each of k points: the candidates there, and where it led."""
 
     q: DensityFamily  # (k, 2): by the whole Hessian, and by its diagonal
-    hessian: Array  # (k, d, d) of minus the log density there, or (k, d)
+    found: Curvature  # (k, d, d) or (k, d) of minus the log density there
     z: Array  # (k, d)
     iterations: Array  # (k,)
 
@@ -49,14 +44,8 @@ class Search:
         self._objective, self._family = objective, family
         self._round = jax.jit(self._run_rounds, static_argnames="dense")
         self._elbo = jax.jit(self._estimate)
-        self._noise = jax.jit(self._compare_noise)
+        self._slopes = jax.jit(self._slopes_at)
         self._average = jax.jit(self._candidates)
-
-    def starts(self, z: Array, key: Array, count: int) -> Array:
-        """So many points to climb from, the first of which is `z`; shape (count, d)."""
-        shape = (count - 1, *z.shape)
-        noise = jax.random.uniform(key, shape, z.dtype, -_RADIUS, _RADIUS)
-        return jnp.concatenate([z[None], z + noise])
 
     def round(self, z: Array, theta: Array, inputs: Inputs, key: Array, most: int) -> Round:
         """A round of at most so many iterations from each of the points (k, d)."""
@@ -67,17 +56,23 @@ class Search:
         """ELBO of stacked candidates (k, m) on the data of one step."""
         return self._elbo(q, theta, inputs, key, np.int32(step))
 
+    def slopes(
+        self, q: DensityFamily, theta: Array, inputs: Inputs, key: Array
+    ) -> tuple[Array, Array]:
+        """Noise of draws from q, and gradients of the log density there in it; both (n, d)."""
+        return self._slopes(q, theta, inputs, key)
+
     def average(
         self, q: DensityFamily, theta: Array, inputs: Inputs, key: Array
-    ) -> tuple[DensityFamily, Array]:
-        """Candidates by the Hessian averaged over q, with steps of several lengths; the Hessian."""
+    ) -> tuple[DensityFamily, Curvature]:
+        """Candidates by the Hessian averaged over q, with steps of several lengths; and that."""
         return self._average(q, theta, inputs, key)
 
     def _candidates(
         self, q: DensityFamily, theta: Array, inputs: Inputs, key: Array
-    ) -> tuple[DensityFamily, Array]:
+    ) -> tuple[DensityFamily, Curvature]:
         log_density = self._log_density(inputs, theta, key, 0)
-        eps = jax.random.normal(key, (_HESSIANS, q.ndim), jnp.result_type(float))
+        eps = _pairs(key, _HESSIANS, q.ndim)
         middle = q.transform(jnp.zeros(q.ndim, eps.dtype))
 
         def at(total: Any, e: Array) -> tuple[Any, None]:
@@ -87,45 +82,13 @@ class Search:
             return jax.tree.map(jnp.add, total, found), None
 
         zero = jnp.zeros_like(middle), jnp.zeros((q.ndim, q.ndim), eps.dtype)
-        total, _ = jax.lax.scan(at, zero, jnp.concatenate([eps, -eps]))
+        total, _ = jax.lax.scan(at, zero, eps)
         slope, hessian = jax.tree.map(lambda x: x / (2 * _HESSIANS), total)
         found = whiten(hessian)
         lengths = 0.5 ** jnp.arange(1.0 * math.prod(CANDIDATES)).reshape(CANDIDATES)
         direction = found.solve(slope)
         laplace = functools.partial(self._family.laplace, curvature=found)
-        return jax.vmap(jax.vmap(lambda t: laplace(middle + t * direction)))(lengths), hessian
-
-    def curvature(
-        self, q: DensityFamily, hessian: Any, theta: Array, inputs: Inputs, key: Array
-    ) -> tuple[Curvature | None, bool]:
-        """What the estimator `controlled` needs, in the frame, if that makes for less noise.
-
-        And whether the posterior is near a Gaussian, as that noise tells.
-        """
-        matrix, usual, less = self._noise(q, hessian, theta, inputs, key)
-        helps = less < _LESS_NOISE * usual and self._objective.estimator is None
-        return matrix if helps else None, bool(less < _GAUSSIAN * usual)
-
-    def _compare_noise(
-        self, frame: DensityFamily, hessian: Array, theta: Array, inputs: Inputs, key: Array
-    ) -> tuple[Curvature, Array, Array]:
-        """The Hessian in the frame, and variances of the gradient without and with it."""
-        log_density = self._log_density(inputs, theta, key, 0)
-        ndim = frame.ndim
-        middle = frame.transform(jnp.zeros(ndim))
-        axes = jax.vmap(lambda e: frame.transform(e) - middle)(jnp.eye(ndim))
-        found = whiten(self._objective.beta * axes @ hessian @ axes.T)
-        unit = type(frame).create(np.zeros(ndim), np.ones(ndim))
-
-        def both(e: Array) -> tuple[Any, Any]:
-            eps = jnp.stack([e, -e])
-            slope = jax.vmap(jax.grad(lambda u: log_density(frame.transform(u))))(eps)
-            usual = StickingTheLanding().gradient(unit, eps, slope, 1.0)
-            return usual, controlled(unit, eps, slope, 1.0, found.precision)
-
-        gradients = in_blocks(both, jax.random.normal(key, (_PAIRS, ndim)))
-        usual, less = map(_variance, gradients)
-        return found, usual, less + _NO_NOISE * ndim
+        return jax.vmap(jax.vmap(lambda t: laplace(middle + t * direction)))(lengths), found
 
     def _log_density(self, inputs: Inputs, theta: Array, key: Array, step: Any) -> Any:
         """What q is to be proportional to, on the data of a step."""
@@ -153,21 +116,34 @@ class Search:
         alone = whiten(jnp.diag(hessian)) if dense else found
         both = [self._family.laplace(z, x) for x in (found, alone)]
         q = jax.tree.map(lambda *x: jnp.stack(x), *both)
-        u, iterations = _climb(lambda u: log_density(z + found.unwhiten(u)), z, most)
-        return Round(q, hessian, z + found.unwhiten(u), iterations)
+        whitened = lambda u: log_density(z + found.unwhiten(u))  # noqa: E731
+        u, steps = _newton(whitened, z) if dense else _climb(whitened, z, most)
+        return Round(q, found, z + found.unwhiten(u), steps)
 
     def _estimate(
         self, q: DensityFamily, theta: Array, inputs: Inputs, key: Array, step: Array
     ) -> Array:
         log_density = self._log_density(inputs, theta, key, step)
-        shape = (_PAIRS, q.mu.shape[-1])  # type: ignore
-        eps = jax.random.normal(key, shape, jnp.result_type(float))
-        both = jnp.concatenate([eps, -eps])
+        ndim = q.mu.shape[-1]  # type: ignore
+        eps = _pairs(key, _PAIRS, ndim)
 
         def one(q: DensityFamily) -> Array:
-            return jnp.mean(in_blocks(lambda e: log_density(q.transform(e)), both)) + q.entropy()
+            return jnp.mean(in_blocks(lambda e: log_density(q.transform(e)), eps)) + q.entropy()
 
         return jax.vmap(jax.vmap(one))(q)
+
+    def _slopes_at(
+        self, q: DensityFamily, theta: Array, inputs: Inputs, key: Array
+    ) -> tuple[Array, Array]:
+        log_density = self._log_density(inputs, theta, key, 0)
+        eps = _pairs(key, _PAIRS, q.ndim)
+        return eps, in_blocks(jax.grad(lambda e: log_density(q.transform(e))), eps)
+
+
+def _pairs(key: Array, count: int, ndim: int) -> Array:
+    """Antithetic pairs of standard normal noise, (2 * count, ndim)."""
+    eps = jax.random.normal(key, (count, ndim), jnp.result_type(float))
+    return jnp.concatenate([eps, -eps])
 
 
 @functools.lru_cache(maxsize=16)
@@ -185,9 +161,18 @@ def search_for(fed: Fed, objective: Elbo, family: type[DensityFamily]) -> Search
     return _search(fed.program, fed.feed, objective, family, (shapes, treedef))
 
 
-def _variance(gradients: Any) -> Array:
-    """Of all parameters together, over draws along the leading axis."""
-    return jnp.sum(jnp.stack([jnp.sum(jnp.var(x, axis=0)) for x in jax.tree.leaves(gradients)]))
+def _newton(fn: Callable[[Array], Array], like: Array) -> tuple[Array, Array]:
+    """Where a step of Newton's method from 0 comes to, of the best of several lengths.
+
+    The Hessian is about the identity there. Also returned: 1 if it led anywhere, else 0.
+    """
+    value, slope = jax.value_and_grad(fn)(jnp.zeros_like(like))
+    lengths = 2.0 ** jnp.arange(1.0, -9.0, -1.0)
+    values = in_blocks(lambda t: fn(t * slope), lengths)
+    best = jnp.argmax(jnp.where(jnp.isfinite(values), values, -jnp.inf))
+    u = lengths[best] * slope
+    led = (values[best] > value) & (jnp.max(jnp.abs(slope), initial=0.0) > _TOLERANCE)
+    return jnp.where(led, u, 0.0), led.astype(jnp.int32)
 
 
 def _climb(fn: Callable[[Array], Array], like: Array, most: Array) -> tuple[Array, Array]:

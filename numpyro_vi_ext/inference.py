@@ -93,7 +93,7 @@ class Inference(abc.ABC):
         objective = self._objective.configure(obj_n_mc, score)
         checked = Callbacks(() if callbacks is None else callbacks)
         approx = self._on_model_now(more_replacements)
-        fed = model.fed(approx.target, (approx.mean, approx.point.theta), total_size)
+        fed = approx.model.fed(approx.target, (approx.mean, approx.point.theta), total_size)
         past = self._losses()
         key = jax.random.fold_in(self._key, len(past))
         plan = Plan(fed, approx.point, key, objective, self._default)._replace(

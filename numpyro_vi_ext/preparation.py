@@ -87,8 +87,10 @@ class Plan(NamedTuple):
             zeros = np.zeros(frame.ndim, jnp.result_type(point.theta))
             point = point._replace(q=type(frame).create(zeros, np.ones(frame.ndim)))
         state = algorithm.init(point, self.key, frame)
-        if curvature is not None:
-            state = dataclasses.replace(state, memory=curvature)
+        if curvature is not None and self.objective.estimator is None:  # type: ignore
+            beta: float = self.objective.beta  # type: ignore
+            scaled = Curvature(beta * curvature.precision, curvature.root / np.sqrt(beta))
+            state = dataclasses.replace(state, memory=jax.tree.map(jnp.asarray, scaled))
         return chunk_for(self.fed, algorithm, point), state
 
     def _prepare(self, supply: Supply, report: Report) -> Prepared | None:
@@ -118,7 +120,7 @@ class Plan(NamedTuple):
         if self.warmup:
             return warmup.find(self.point.q, self.restarts)
         sd, starts = self.point.q.std(), warmup.starts(self.point.q.mean(), self.restarts)
-        return [Found(type(self.point.q).create(z, sd)) for z in np.asarray(starts)]
+        return [Found(type(self.point.q).create(z, sd)) for z in starts]
 
     def _begin_at(self, found: Found, warmup: Warmup) -> tuple[Chunk, State]:
         if not self.warmup:

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from numpyro_vi_ext.ascent import Search, search_for
@@ -32,8 +31,11 @@ Report = Callable[[str], bool]  # is told what is going on; says whether to give
 
 HELD_OUT = 4  # batches on which candidates are compared, where steps see batches
 _STARTS = 4  # points to climb from, the first of which is the plain start
-_ROUNDS = (8, 16, 32, 64, 128, 128, 0)  # most iterations in each
+_RADIUS = 2.0  # of the others around it, in unconstrained space
+_ROUNDS = (8, 16, 32, 64, *[128] * 20, 0)  # most iterations in each where a Hessian is a diagonal
 _AVERAGES = 10  # steps with averages at most,
+_LESS_NOISE = 0.25  # of the variance of gradients, which makes a control variate worth its cost
+_GAUSSIAN = 0.01  # of it, where the posterior is near a Gaussian
 _LITTLE = 0.01  # or until the ELBO gains no more than that, in nats
 
 
@@ -45,8 +47,8 @@ class Found(NamedTuple):
     plain: float = np.nan  # of the plain start
     iterations: int = 0  # of the ascent that led there
     averages: int = 0  # steps after it
-    hessian: Array | None = None  # of minus the log density, where it is a matrix
-    curvature: Curvature | None = None  # in the frame, for the estimator `controlled`
+    hessian: Curvature | None = None  # of minus the log density, where that is known
+    curvature: Curvature | None = None  # the same in the frame, for the estimator `controlled`
 
     @property
     def is_better(self) -> bool:
@@ -110,46 +112,49 @@ class Warmup(NamedTuple):
         mean = np.mean(np.asarray(found, float), axis=0)
         return np.where(np.isfinite(mean), mean, -np.inf)
 
-    def starts(self, z: Array, count: int) -> Array:
+    def starts(self, z: np.ndarray, count: int) -> np.ndarray:
         """Points to begin with, the first of which is `z`; shape (count, d)."""
-        return self.search.starts(z, jax.random.fold_in(self.key, 2), count)
+        seed = np.asarray(jax.random.key_data(self.key)).tolist()
+        around = np.random.default_rng(seed).uniform(-_RADIUS, _RADIUS, (count - 1, z.size))
+        return np.concatenate([z[None], z + around]).astype(z.dtype)
 
     def _climb(self, plain: DensityFamily, count: int) -> list[Found] | None:
         """The best candidate on the way up from each start."""
-        z = self.starts(plain.transform(jnp.zeros(plain.ndim)), count)
-        copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, 2, *x.shape)), plain)
+        plain = jax.tree.map(np.asarray, plain)
+        z = self.starts(plain.mean(), count)
+        copies = jax.tree.map(lambda x: np.broadcast_to(x, (count, 2, *x.shape)), plain)
         elbo = float(self.elbo(copies)[0, 0])
         best, done = [Found(plain, elbo, elbo)] * count, np.zeros(count, int)
         for i, most in enumerate(_ROUNDS):
             if self.report(f"Warm-up, round {i + 1}"):
                 return None
-            candidates, hessian, z, iterations = self.search.round(
-                z, self.theta, self.inputs, self.key, most
-            )
+            done_here = self.search.round(z, self.theta, self.inputs, self.key, most)
+            candidates, hessians, z, iterations = jax.device_get(done_here)
             elbos = self.elbo(candidates)
             for lane, found in enumerate(best):
                 place = lane, elbos[lane].argmax()
+                hessian = jax.tree.map(operator.itemgetter(lane), hessians)
                 if elbos[place] > found.elbo:
                     q = jax.tree.map(operator.itemgetter(place), candidates)
-                    found = found._replace(q=q, elbo=elbos[place], iterations=done[lane])
-                    best[lane] = found._replace(hessian=hessian[lane])
+                    best[lane] = Found(q, elbos[place], elbo, int(done[lane]), hessian=hessian)
                 elif i == 0:
-                    best[lane] = found._replace(hessian=hessian[lane])
-            done += np.asarray(iterations)
-            if not np.any(iterations):
+                    best[lane] = found._replace(hessian=hessian)
+            done += iterations
+            if not iterations.any():
                 break
         return best
 
     def _settle(self, found: Found) -> Found | None:
         """Go on from a candidate by averages over q, where the posterior is no Gaussian."""
-        if found.hessian is None or found.hessian.ndim == 1:
+        if found.hessian is None or found.hessian.precision.ndim == 1:
             return found
         found, is_gaussian = self._control(found)
         for i in range(0 if is_gaussian else _AVERAGES):
             if self.report(f"Warm-up, average {i + 1}"):
                 return None
             key = jax.random.fold_in(self.key, 3 + i)
-            candidates, hessian = self.search.average(found.q, self.theta, self.inputs, key)
+            averaged = self.search.average(found.q, self.theta, self.inputs, key)
+            candidates, hessian = jax.device_get(averaged)
             elbos = self.elbo(candidates)
             place = np.unravel_index(elbos.argmax(), elbos.shape)
             gain = elbos[place] - found.elbo
@@ -163,8 +168,17 @@ class Warmup(NamedTuple):
         return found
 
     def _control(self, found: Found) -> tuple[Found, bool]:
-        """With the curvature, if it helps; and whether the posterior is near a Gaussian."""
-        curvature, is_gaussian = self.search.curvature(
-            found.q, found.hessian, self.theta, self.inputs, self.key
-        )
-        return found._replace(curvature=curvature), is_gaussian
+        """With the curvature, if it helps; and whether the posterior is near a Gaussian.
+
+        It helps if a quadratic with it explains most of the slopes at draws from q that an identity
+        does not explain, as `StickingTheLanding` has it.
+        """
+        known: Curvature = found.hessian  # type: ignore
+        curvature = found.q.within(known)
+        drawn = self.search.slopes(found.q, self.theta, self.inputs, self.key)
+        eps, slopes = (np.asarray(x, float) for x in drawn)
+        explained = (0.0, eps, eps @ np.asarray(curvature.precision, float))
+        total, usual, less = (np.var(slopes + x, axis=0).sum() for x in explained)
+        if not less < _LESS_NOISE * usual:
+            curvature = None
+        return found._replace(curvature=curvature), bool(less < _GAUSSIAN * total)
