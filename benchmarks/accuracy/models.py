@@ -8,14 +8,12 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import data
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-
-# as a script's neighbour, not as a part of a package
-import data
 
 Array = jax.Array
 

@@ -14,13 +14,14 @@ import exact
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro_vi_ext as vi
 from exact import Moments
 from models import CASES, Case
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from numpyro.infer import MCMC, NUTS
 from optimum import best
 from stored import FILE
+
+import numpyro_vi_ext as vi
 
 Array = np.ndarray
 

@@ -57,12 +57,8 @@ def score(case: Case, family: str, fitted: Fitted) -> dict[str, float]:
 
 
 def ratios(against: str, ratio: np.ndarray) -> dict[str, Any]:
-    log = np.mean(np.abs(np.log(ratio)))
-    return {
-        f"sd_{against}_min": ratio.min(),
-        f"sd_{against}_max": ratio.max(),
-        f"log_{against}": log,
-    }
+    log, name = np.mean(np.abs(np.log(ratio))), f"sd_{against}"
+    return {f"{name}_min": ratio.min(), f"{name}_max": ratio.max(), f"log_{against}": log}
 
 
 def measure(case: Case, method: str, options: dict[str, Any], seeds: list[int], n: int) -> Any:
