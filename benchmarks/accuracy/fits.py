@@ -1,5 +1,6 @@
 """One fit of one case by one method, as flat unconstrained moments in this package's order."""
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from models import Case
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoDiagonalNormal, AutoMultivariateNormal
 from numpyro.optim import Adam
+from peers import PyMC, models_in_pymc
 
 import numpyro_vi_ext as vi
 
@@ -73,6 +75,22 @@ def svi(guide_of: Callable[[Any], Any], rate: float) -> Fit:
     return fit
 
 
+@functools.cache  # one process for a method, which its next case ends
+def pymc(method: str) -> Fit:
+    """PyMC's, with its defaults."""
+    run = PyMC(method)
+
+    def fit(case: Case, seed: int, n: int) -> Fitted:
+        found = run(case, seed, n)
+        if "failed" in found:
+            return failed(case, found["failed"], found["seconds"])
+        mean, sd = found["mean"], np.sqrt(np.diag(found["cov"]))
+        L = np.linalg.cholesky(found["cov"] / np.outer(sd, sd)) * sd[:, None]
+        return Fitted(mean, sd, elbo(case, mean, L), found["seconds"])
+
+    return fit
+
+
 def order_of(case: Case, guide: Any) -> Array:
     """Where each of our coordinates is in the guide's vector, found by site.
 
@@ -99,6 +117,12 @@ def failed(case: Case, note: str, seconds: float) -> Fitted:
     return Fitted(nothing, nothing, np.nan, seconds, note.splitlines()[0][:60])
 
 
+def has(method: str, case: Case) -> bool:
+    """Whether a method can fit a case."""
+    return method not in PYMC or case.model.__name__ in models_in_pymc()
+
+
+PYMC = ("pymc_advi", "pymc_fullrank_advi", "extras_advi")
 METHODS: dict[str, tuple[str, Callable[[dict[str, Any]], Fit]]] = {
     # name -> family it is compared to, and what makes the fit from options
     "advi": ("advi", lambda options: ours("advi", options)),
@@ -107,4 +131,7 @@ METHODS: dict[str, tuple[str, Callable[[dict[str, Any]], Fit]]] = {
     "svi_1e-2": ("advi", lambda _: svi(AutoDiagonalNormal, 1e-2)),
     "svi_mvn_1e-3": ("fullrank_advi", lambda _: svi(AutoMultivariateNormal, 1e-3)),
     "svi_mvn_1e-2": ("fullrank_advi", lambda _: svi(AutoMultivariateNormal, 1e-2)),
+    "pymc_advi": ("advi", lambda _: pymc("pymc_advi")),
+    "pymc_fullrank_advi": ("fullrank_advi", lambda _: pymc("pymc_fullrank_advi")),
+    "extras_advi": ("advi", lambda _: pymc("extras_advi")),
 }

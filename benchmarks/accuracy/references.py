@@ -28,6 +28,7 @@ Array = np.ndarray
 CHAINS, WARMUP, DRAWS = 4, 1500, 5000
 COVARIANCE_UP_TO = 20  # dimensions; in more, it would make a large file
 DENSE_UP_TO = 60
+POINTS = {"gp": 512, "gp_latent": 1024, "garch11": 2048}  # of the numerical optima, half of them
 HARD = {"horseshoe": 0.995, "eight_schools": 0.95}  # target acceptance
 
 
@@ -131,10 +132,10 @@ def known_moments(case: Case) -> tuple[Moments, dict[str, Moments], dict[str, An
 def numerical_optima(case: Case, truth: Moments) -> dict[str, Moments]:
     """The best Gaussians by `best`."""
     _, log_density = log_density_of(case)
-    d = len(truth.mean)
-    found = {"advi": best(log_density, truth, False, 4096)}
-    if d <= DENSE_UP_TO:
-        found["fullrank_advi"] = best(log_density, truth, True, 4096 if d < 20 else 8192)
+    n = POINTS.get(case.name, 4096)
+    found = {"advi": best(log_density, truth, False, n)}
+    if len(truth.mean) <= DENSE_UP_TO:
+        found["fullrank_advi"] = best(log_density, truth, True, n)
     return found
 
 

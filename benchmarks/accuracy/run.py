@@ -17,15 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fits import METHODS, Fitted
+from fits import METHODS, PYMC, Fitted, has
 from models import CASES, Case
 from stored import reference
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from _measure import table
+from _measure import table  # from the folder above
 
+USUAL = [method for method in METHODS if method not in PYMC]  # PyMC has to be asked for
 NEAR = 0.1  # posterior sds that a mean may be off where the posterior is near a Gaussian
 
+FOOTNOTE = (
+    f"* not near a Gaussian, or the best q of the family is itself {NEAR} sd off: not counted "
+    "below. Errors are those of the worst seed, in posterior sds."
+)
 HEADER = [
     "case",
     "method",
@@ -70,12 +75,19 @@ def measure(case: Case, method: str, options: dict[str, Any], seeds: list[int], 
     return {
         "case": case.name,
         "method": method,
-        "near_gaussian": case.near_gaussian,
+        "attainable": attainable(case, family),
         "notes": sorted({run.note for run in runs} - {""}),
         "first": runs[0].seconds,
         "later": float(np.median(later)),
         "seeds": {str(s): score(case, family, run) for s, run in zip(seeds, runs, strict=True)},
     }
+
+
+def attainable(case: Case, family: str) -> bool:
+    """Whether a mean within `NEAR` can be asked for: the best q may be farther off."""
+    known = reference(case.name)
+    best = known.optima.get(family, (known.mean, known.sd))[0]
+    return case.near_gaussian and bool(np.max(np.abs(best - known.mean) / known.sd) < NEAR)
 
 
 def over_seeds(result: dict[str, Any], name: str, how: Callable[..., Any]) -> float:
@@ -94,7 +106,7 @@ def row(result: dict[str, Any]) -> list[str]:
         low, high = cell(f"sd_{against}_min", np.min), cell(f"sd_{against}_max")
         return ["-" if low == "-" else f"{low} to {high}", cell(f"log_{against}")]
 
-    hard = "" if result["near_gaussian"] else "*"
+    hard = "" if result["attainable"] else "*"
     elbo = f"{over_seeds(result, 'elbo', np.median):,.2f}"
     times = [f"{result[name]:.2f}" for name in ("first", "later")]
     errors = [cell(name) for name in ("worst", "mean", "from_optimum")]
@@ -103,16 +115,18 @@ def row(result: dict[str, Any]) -> list[str]:
 
 
 def summary(results: list[dict[str, Any]], method: str) -> str:
-    """A method over all cases, and over those near a Gaussian."""
+    """A method over all cases, and over those where something can be asked of it."""
     mine = [r for r in results if r["method"] == method]
-    near = [r for r in mine if r["near_gaussian"]]
+    if not mine:
+        return f"{method}: nothing"
+    near = [r for r in mine if r["attainable"]]
     worst = {r["case"]: over_seeds(r, "worst", np.max) for r in near}
     good = sum(value < NEAR for value in worst.values())
     text = f"{method}: "
     if worst:
         at = max(worst, key=worst.__getitem__)
         text += (
-            f"of {len(near)} cases near a Gaussian {good} within {NEAR} sd, median of worst "
+            f"{good} of {len(near)} cases within {NEAR} sd, median of worst "
             f"{np.median(list(worst.values())):.3g}, largest {worst[at]:.3g} ({at}); "
         )
     everywhere = np.median([over_seeds(r, "worst", np.max) for r in mine])
@@ -134,7 +148,7 @@ def read_options(given: list[str]) -> dict[str, Any]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--methods", nargs="+", default=USUAL, choices=list(METHODS))
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--n", type=int, default=10_000)
@@ -152,13 +166,13 @@ def main() -> None:
         except KeyError:
             print(f"{name}: no reference", file=sys.stderr)
             continue
-        for method in given.methods:
+        for method in filter(lambda method: has(method, CASES[name]), given.methods):
             results.append(measure(CASES[name], method, options, given.seeds, given.n))
             print(" ".join(row(results[-1])[:3]), file=sys.stderr, flush=True)
             if given.json:  # after each, for a run that is cut short
                 given.json.write_text(json.dumps(results, indent=1))
     print(table(HEADER, [row(result) for result in results]))
-    print("\n* not near a Gaussian. Errors of the worst seed, in posterior sds.\n")
+    print(f"\n{FOOTNOTE}\n")
     for method in given.methods:
         print(summary(results, method))
 
