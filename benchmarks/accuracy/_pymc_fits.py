@@ -62,7 +62,7 @@ def fit(seed):
     except FloatingPointError as error:
         return {"failed": str(error), "seconds": time.perf_counter() - began}
     seconds = time.perf_counter() - began
-    spans = {site: [part.start, part.stop] for site, part in where.items()}
+    spans = {site: [int(part.start), int(part.stop)] for site, part in where.items()}
     return {"mean": mean.tolist(), "cov": cov.tolist(), "where": spans, "seconds": seconds}
 
 

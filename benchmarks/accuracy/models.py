@@ -259,7 +259,7 @@ CASES = {
     "eight_schools": Case(schools, data.eight_schools),
     "radon": Case(radon, data.radon),
     "gp": Case(gp, data.curve),
-    "gp_latent": Case(latent_gp, data.curve),
+    "gp_latent": Case(latent_gp, data.curve, near_gaussian=False),
     "garch11": Case(garch11, lambda: (data.garch(),), near_gaussian=False),
     "horseshoe": Case(horseshoe, data.sparse, near_gaussian=False),
     "funnel": Case(

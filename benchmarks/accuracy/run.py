@@ -115,23 +115,31 @@ def row(result: dict[str, Any]) -> list[str]:
 
 
 def summary(results: list[dict[str, Any]], method: str) -> str:
-    """A method over all cases, and over those where something can be asked of it."""
+    """A method: where something can be asked of it, against the best q, and everywhere."""
     mine = [r for r in results if r["method"] == method]
     if not mine:
         return f"{method}: nothing"
-    near = [r for r in mine if r["attainable"]]
-    worst = {r["case"]: over_seeds(r, "worst", np.max) for r in near}
-    good = sum(value < NEAR for value in worst.values())
-    text = f"{method}: "
-    if worst:
-        at = max(worst, key=worst.__getitem__)
-        text += (
-            f"{good} of {len(near)} cases within {NEAR} sd, median of worst "
-            f"{np.median(list(worst.values())):.3g}, largest {worst[at]:.3g} ({at}); "
-        )
+    parts = [
+        _spread("posterior", [r for r in mine if r["attainable"]], "worst"),
+        _spread("best q", mine, "from_optimum"),
+    ]
     everywhere = np.median([over_seeds(r, "worst", np.max) for r in mine])
-    seconds = sum(r["later"] for r in mine)
-    return text + f"median of worst over all {len(mine)} {everywhere:.3g}; {seconds:.1f} s a round"
+    parts.append(f"median of worst over all {len(mine)} {everywhere:.3g}")
+    parts.append(f"{sum(r['later'] for r in mine):.1f} s a round")
+    return f"{method}: " + "; ".join(parts)
+
+
+def _spread(against: str, results: list[dict[str, Any]], name: str) -> str:
+    worst = {r["case"]: over_seeds(r, name, np.max) for r in results}
+    worst = {case: value for case, value in worst.items() if not np.isnan(value)}
+    if not worst:
+        return f"nothing against the {against}"
+    good = sum(value < NEAR for value in worst.values())
+    at = max(worst, key=worst.__getitem__)
+    return (
+        f"{good} of {len(worst)} cases within {NEAR} sd of the {against}, median "
+        f"{np.median(list(worst.values())):.3g}, largest {worst[at]:.3g} ({at})"
+    )
 
 
 def read_options(given: list[str]) -> dict[str, Any]:
