@@ -1,4 +1,8 @@
-"""PyMC's fits, of the cases that are written in PyMC too, in an environment of its own."""
+"""PyMC's fits, of the cases that are written in PyMC too, in an environment of its own.
+
+viabel 0.5.1 is not among the peers: installed as it is, it cannot be imported, for it needs PyStan
+without saying so, and its densities would have to be written in autograd.
+"""
 
 import ast
 import json

@@ -5,6 +5,9 @@ standard deviations, in unconstrained space; the ratio of standard deviations to
 to those of the best Gaussian of the family; the ELBO; seconds. Some of it only:
 
     run.py --methods advi svi_1e-2 --cases wine gp --seeds 0 1 --n 20000 --option obj_n_mc=4
+
+PyMC's methods, pymc_advi, pymc_fullrank_advi and extras_advi, have to be named. A first fit of a
+``_rescaled`` case is not a first one if its original came before: nothing is compiled.
 """
 
 import argparse
