@@ -47,7 +47,7 @@ class Search:
         self._slopes = jax.jit(self._slopes_at)
         self._average = jax.jit(self._candidates)
 
-    def round(self, z: Array, theta: Array, inputs: Inputs, key: Array, most: int) -> Round:
+    def round(self, z: Any, theta: Array, inputs: Inputs, key: Array, most: int) -> Round:
         """A round of at most so many iterations from each of the points (k, d)."""
         dense = z.shape[1] <= _DENSE
         return self._round(z, theta, inputs, key, np.int32(most), dense=dense)
