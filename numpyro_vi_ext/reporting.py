@@ -17,9 +17,11 @@ logger = logging.getLogger("numpyro_vi_ext")
 
 def describe(run: Run) -> str:
     """What stands at the bar."""
+    skipped = int(run.state.skipped)
+    more = f", {skipped:,d} steps skipped" if skipped else ""
     if len(run.history):
-        return f"Average Loss = {run.history.average():,.5g}"
-    return f"{run.chunk.objective.label} = {run.last:,.5g}"
+        return f"Average Loss = {run.history.average():,.5g}{more}"
+    return f"{run.chunk.objective.label} = {run.last:,.5g}{more}"
 
 
 def report(run: Run, done: int, n: int, show: bool) -> None:

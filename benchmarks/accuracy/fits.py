@@ -45,7 +45,7 @@ def ours(method: str, options: dict[str, Any]) -> Fit:
         mean, sd = np.float64(approx.mean), np.float64(approx.std)
         seconds = time.perf_counter() - began
         elbo = approx.elbo(2000, random_seed=0).elbo if hasattr(approx, "elbo") else np.nan
-        note = "" if approx.steps == n else f"{approx.steps} steps"
+        note = "" if approx.steps == n else f"{approx.steps} steps, {approx.status}"
         return Fitted(mean, sd, float(elbo), seconds, note)
 
     return fit

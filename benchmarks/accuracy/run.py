@@ -25,7 +25,7 @@ from models import CASES, Case
 from stored import reference
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from _measure import table  # from the folder above
+from _measure import publish, table  # from the folder above
 
 USUAL = [method for method in METHODS if method not in PYMC]  # PyMC has to be asked for
 NEAR = 0.1  # posterior sds that a mean may be off where the posterior is near a Gaussian
@@ -162,8 +162,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=USUAL, choices=list(METHODS))
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--n", type=int, default=10_000)
+    parser.add_argument(
+        "--n", type=lambda text: text if text == "auto" else int(text), default=10_000
+    )
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--earlier", nargs="*", type=Path, default=[], help="results to add")
+    parser.add_argument("--publish", help="the section of docs/benchmarks.md to write")
     parser.add_argument("--option", action="append", default=[], help="of fit, as name=value")
     return parser.parse_args()
 
@@ -182,10 +186,13 @@ def main() -> None:
             print(" ".join(row(results[-1])[:3]), file=sys.stderr, flush=True)
             if given.json:  # after each, for a run that is cut short
                 given.json.write_text(json.dumps(results, indent=1))
-    print(table(HEADER, [row(result) for result in results]))
-    print(f"\n{FOOTNOTE}\n")
-    for method in given.methods:
-        print(summary(results, method))
+    for path in given.earlier:
+        results += json.loads(path.read_text())
+    results.sort(key=lambda found: list(CASES).index(found["case"]))
+    methods = dict.fromkeys(found["method"] for found in results)
+    parts = [table(HEADER, [row(result) for result in results]), FOOTNOTE]
+    text = "\n\n".join([*parts, *(summary(results, method) for method in methods)])
+    publish(given.publish, text) if given.publish else print(text)
 
 
 if __name__ == "__main__":
