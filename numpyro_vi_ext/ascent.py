@@ -24,7 +24,6 @@ CANDIDATES = (4, 2)  # that `Search.average` gives
 _PAIRS = 32  # of antithetic draws, from which an ELBO, or the noise of gradients, is estimated
 _HESSIANS = 16  # pairs, over which the Hessian is averaged
 _TOLERANCE = 1e-2  # on each coordinate of the gradient, where the whitened Hessian is about 1
-_DENSE = 256  # dimensions up to which a Hessian is a matrix
 
 
 class Round(NamedTuple):
@@ -47,9 +46,13 @@ class Search:
         self._slopes = jax.jit(self._slopes_at)
         self._average = jax.jit(self._candidates)
 
-    def round(self, z: Any, theta: Array, inputs: Inputs, key: Array, most: int) -> Round:
-        """A round of at most so many iterations from each of the points (k, d)."""
-        dense = z.shape[1] <= _DENSE
+    def round(
+        self, z: Any, theta: Array, inputs: Inputs, key: Array, most: int, dense: bool
+    ) -> Round:
+        """A round from each of the points (k, d).
+
+        One step of Newton's method if `dense`, else at most so many iterations of L-BFGS.
+        """
         return self._round(z, theta, inputs, key, np.int32(most), dense=dense)
 
     def elbo(self, q: DensityFamily, theta: Array, inputs: Inputs, key: Array, step: int) -> Array:

@@ -14,12 +14,12 @@ whose coordinates the fit makes its steps; if nothing beats the plain start, the
 
 import operator
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from numpyro_vi_ext.ascent import Search, search_for
+from numpyro_vi_ext.ascent import Round, Search, search_for
 from numpyro_vi_ext.curvature import Curvature
 from numpyro_vi_ext.families.base import DensityFamily
 from numpyro_vi_ext.model import Inputs
@@ -33,6 +33,7 @@ HELD_OUT = 4  # batches on which candidates are compared, where steps see batche
 _STARTS = 4  # points to climb from, the first of which is the plain start
 _RADIUS = 2.0  # of the others around it, in unconstrained space
 _ROUNDS = (8, 16, 32, 64, *[128] * 20, 0)  # most iterations in each where a Hessian is a diagonal
+_DENSE = 256  # dimensions up to which it is a matrix
 _AVERAGES = 10  # steps with averages at most,
 _LESS_NOISE = 0.25  # of the variance of gradients, which makes a control variate worth its cost
 _GAUSSIAN = 0.01  # of it, where the posterior is near a Gaussian
@@ -128,8 +129,7 @@ class Warmup(NamedTuple):
         for i, most in enumerate(_ROUNDS):
             if self.report(f"Warm-up, round {i + 1}"):
                 return None
-            done_here = self.search.round(z, self.theta, self.inputs, self.key, most)
-            candidates, hessians, z, iterations = jax.device_get(done_here)
+            candidates, hessians, z, iterations = self._round(z, most, z.shape[1] <= _DENSE)
             elbos = self.elbo(candidates)
             for lane, found in enumerate(best):
                 place = lane, elbos[lane].argmax()
@@ -146,10 +146,14 @@ class Warmup(NamedTuple):
 
     def _settle(self, found: Found) -> Found | None:
         """Go on from a candidate by averages over q, where the posterior is no Gaussian."""
-        if found.hessian is None or found.hessian.precision.ndim == 1:
-            return found
+        many = found.q.ndim > _DENSE
+        if many:
+            densified = self._densify(found)
+            if densified is None or densified.hessian is found.hessian:
+                return densified
+            found = densified
         found, is_gaussian = self._control(found)
-        for i in range(0 if is_gaussian else _AVERAGES):
+        for i in range(0 if is_gaussian or many else _AVERAGES):
             if self.report(f"Warm-up, average {i + 1}"):
                 return None
             key = jax.random.fold_in(self.key, 3 + i)
@@ -166,6 +170,24 @@ class Warmup(NamedTuple):
             if gain < _LITTLE:
                 break
         return found
+
+    def _densify(self, found: Found) -> Found | None:
+        """The candidate by a whole Hessian, where only a diagonal was taken on the way."""
+        if not found.is_better or found.q.ndim > found.q.most_dense:
+            return found
+        if self.report("Warm-up, Hessian"):
+            return None
+        candidates, hessians, *_ = self._round(found.q.mean()[None], 0, True)
+        elbo, hessian = self.elbo(candidates)[0, 0], jax.tree.map(operator.itemgetter(0), hessians)
+        if elbo > found.elbo:
+            found = found._replace(
+                q=jax.tree.map(operator.itemgetter((0, 0)), candidates), elbo=elbo
+            )
+        return found._replace(hessian=hessian)
+
+    def _round(self, z: Any, most: int, dense: bool) -> Round:
+        found = self.search.round(z, self.theta, self.inputs, self.key, most, dense)
+        return jax.device_get(found)
 
     def _control(self, found: Found) -> tuple[Found, bool]:
         """With the curvature, if it helps; and whether the posterior is near a Gaussian.

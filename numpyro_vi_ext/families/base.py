@@ -57,6 +57,8 @@ class DensityFamily(Family):
     A draw is ``q.transform(eps)`` with standard normal noise ``eps`` of shape (d,).
     """
 
+    most_dense: ClassVar[int]  # dimensions up to which it gains by a Hessian that is a matrix
+
     @classmethod
     @abc.abstractmethod
     def create(cls, loc: np.ndarray, sigma: np.ndarray) -> Self:

@@ -33,6 +33,7 @@ class DiagonalGaussian(DensityFamily):
     rho: Array
 
     locations: ClassVar[tuple[str, ...]] = ("mu",)
+    most_dense: ClassVar[int] = 1024
 
     @classmethod
     def create(cls, loc: np.ndarray, sigma: np.ndarray) -> Self:
@@ -112,6 +113,7 @@ class DenseGaussian(DensityFamily):
     raw: Array
 
     locations: ClassVar[tuple[str, ...]] = ("mu",)
+    most_dense: ClassVar[int] = 2048
 
     @classmethod
     def create(cls, loc: np.ndarray, sigma: np.ndarray) -> Self:
