@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 
 # Lowest first. A module may import from rows above its own here, and from its own row.
 LAYERS = (
-    {"_typing", "blocks", "checks", "errors", "seeds"},
+    {"_typing", "blocks", "checks", "curvature", "errors", "seeds"},
     {
         "additivity",
         "arguments",
@@ -31,9 +31,18 @@ LAYERS = (
     {"families.base"},
     {"families.*", "bandwidth", "defaults", "kernels", "optimizers"},
     {"families"},
-    {"objectives", "stein"},
+    {"estimators", "objectives", "stein"},
     {"algorithm", "warmup"},
-    {"checkpoint", "chunk", "convergence", "dispatch", "history", "plateau", "training"},
+    {
+        "checkpoint",
+        "chunk",
+        "convergence",
+        "dispatch",
+        "history",
+        "plateau",
+        "preparation",
+        "training",
+    },
     {
         "advice",
         "approximation",
