@@ -92,8 +92,9 @@ class ScoreIncluded(Estimator):
     r"""The whole derivative of :math:`\beta \log q - \log p` at the draws, as plain ADVI takes it.
 
     The derivative of log q in its parameters at a fixed z, the score, has expectation zero and is
-    only noise; it is what `StickingTheLanding` leaves out. Here for comparison: it is what
-    automatic differentiation of an ELBO makes (Roeder, Wu and Duvenaud 2017, eq. 5).
+    only noise; it is what `StickingTheLanding` leaves out. This is what automatic differentiation
+    of a Monte Carlo ELBO makes (Roeder, Wu and Duvenaud 2017, eq. 5), as in NumPyro's ``Trace_ELBO``.
+    For a Gaussian q it equals `ClosedFormEntropy` draw by draw.
     """
 
     def gradient(self, q: DensityFamily, eps: Array, slope: Array, beta: float) -> DensityFamily:
@@ -110,7 +111,9 @@ def controlled(
 
     With a rough Hessian C of :math:`-\log p`, the path gradient of
     :math:`\tfrac12 (z - \mu)^\top C (z - \mu)` is subtracted and that of its expectation added.
-    Without any noise where the posterior is Gaussian and C its precision, whatever q is.
+    Where the posterior is Gaussian and C its precision, the gradient of the location has no noise
+    whatever q is, and that of the scale none once q is centred on the posterior; until then its
+    noise is odd in eps, so that it cancels within an antithetic pair.
 
     Parameters
     ----------
