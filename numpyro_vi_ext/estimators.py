@@ -92,8 +92,8 @@ class ScoreIncluded(Estimator):
     r"""The whole derivative of :math:`\beta \log q - \log p` at the draws, as plain ADVI takes it.
 
     The derivative of log q in its parameters at a fixed z, the score, has expectation zero and is
-    only noise; it is what `StickingTheLanding` leaves out. This is what automatic differentiation
-    of a Monte Carlo ELBO makes (Roeder, Wu and Duvenaud 2017, eq. 5), as in NumPyro's ``Trace_ELBO``.
+    only noise; it is what `StickingTheLanding` leaves out. Automatic differentiation of a Monte
+    Carlo ELBO makes this (Roeder, Wu and Duvenaud 2017, eq. 5), as in NumPyro's ``Trace_ELBO``.
     For a Gaussian q it equals `ClosedFormEntropy` draw by draw.
     """
 
