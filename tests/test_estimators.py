@@ -100,8 +100,7 @@ def controls(ndim):
 
 
 @each_family
-@pytest.mark.parametrize("ndim", [1, 2])
-@pytest.mark.parametrize("beta", [1.0, 0.3])
+@pytest.mark.parametrize(("ndim", "beta"), [(1, 1.0), (2, 0.3)])
 def test_all_agree_in_expectation(family, ndim, beta):
     """Not by chance: all integrands are polynomials in the noise, which the quadrature sums."""
     mean, cov = np.array([0.4, -0.7]), np.array([[0.6, 0.35], [0.35, 0.9]])
@@ -144,8 +143,7 @@ def test_several_draws_are_averaged(family):
         assert np.abs(alone.std(axis=1)).max() > 0.1
 
 
-@each_family
-@pytest.mark.parametrize("beta", [1.0, 2.5])
+@pytest.mark.parametrize(("family", "beta"), [("MeanField", 1.0), ("FullRank", 2.5)])
 def test_score_included_is_the_derivative_of_the_plain_objective(family, beta):
     q = FAMILIES[family](MEAN, 2 * np.linalg.inv(PRECISION))
     eps = jax.random.normal(jax.random.key(1), (20, 4, 3))
@@ -166,10 +164,9 @@ def test_score_included_is_the_derivative_of_the_plain_objective(family, beta):
 
 
 @pytest.mark.parametrize(
-    ("family", "precision"),
-    [("MeanField", np.diag(np.diag(PRECISION))), ("FullRank", PRECISION)],
+    ("family", "precision", "beta"),
+    [("MeanField", np.diag(np.diag(PRECISION)), 1.0), ("FullRank", PRECISION, 0.4)],
 )
-@pytest.mark.parametrize("beta", [1.0, 0.4])
 def test_sticking_the_landing_is_zero_at_the_posterior_for_every_draw(family, precision, beta):
     q = FAMILIES[family](MEAN, np.linalg.inv(precision) * beta)
     eps = jax.random.normal(jax.random.key(2), (500, 1, 3))
@@ -198,8 +195,7 @@ def gradient_by_hand(family, q, precision, mean, beta):
     return np.concatenate([shift, grad[np.tril_indices(len(mu))]])
 
 
-@each_family
-@pytest.mark.parametrize("beta", [1.0, 3.0])
+@pytest.mark.parametrize(("family", "beta"), [("MeanField", 1.0), ("FullRank", 3.0)])
 def test_controlled_is_exact_where_the_posterior_is_gaussian(family, beta):
     """The location's gradient for every draw, and that of the scale for every antithetic pair.
 
