@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 PEERS = Path(__file__).parent.parent / ".venv-peers"
-PINNED = ["pymc==6.3.2", "blackjax==1.7.1"]
+PINNED = ["pymc==6.3.2", "pymc-extras==0.15.1", "blackjax==1.7.1"]
 _PYTHONS = ("python3.13", "python3.12")  # what PyMC 6 runs on
 
 
@@ -58,7 +58,8 @@ def _run(command: list[object]) -> None:
 class Peer:
     """A script of another package that does its work once each time it is called.
 
-    The script reads a line from its standard input for each time, and then prints one.
+    The script reads a line from its standard input for each time, and then prints one. The first
+    line is "go".
     """
 
     def __init__(self, script: Path, *arguments: object) -> None:
@@ -67,9 +68,9 @@ class Peer:
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
         self()
 
-    def __call__(self) -> str:
+    def __call__(self, line: str = "go") -> str:
         stdin, stdout = self._process.stdin, self._process.stdout
-        stdin.write("go\n")
+        stdin.write(f"{line}\n")
         stdin.flush()
         answer = stdout.readline()
         if not answer:

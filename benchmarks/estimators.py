@@ -5,6 +5,7 @@ models can be compared: a variance is the trace of the covariance of one draw's 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -109,13 +110,10 @@ def variances(case: Case) -> list[list[str]]:
     for place, done in PLACES.items():
         at = sigma ** (1 - done)  # half-way in the logarithm
         q = unit if done == 1 else type(unit).create(np.float32((1 - done) * mean), at)
-        found = [
-            variance(lambda e, s, x=x: x.gradient(q, e, s, 1.0), q, log_p)
-            for x in ESTIMATORS.values()
-        ]
-        found.append(variance(lambda e, s: controlled(q, e, s, 1.0, matrix), q, log_p))
-        name = f"{case.name}, {case.method}" if place == "start" else ""
-        rows.append([name, place, *(f"{x:,.3g}" for x in found)])
+        estimates = [x.gradient for x in ESTIMATORS.values()]
+        estimates.append(partial(controlled, curvature=matrix))
+        found = [f"{variance(estimate, q, log_p):,.3g}" for estimate in estimates]
+        rows.append([f"{case.name}, {case.method}" if place == "start" else "", place, *found])
     return rows
 
 
@@ -126,7 +124,7 @@ def variance(estimate: Callable[..., Any], q: Any, log_p: Callable[..., Any]) ->
     def one(eps: jax.Array) -> jax.Array:
         pair = jnp.stack([eps, -eps])
         slope = jax.vmap(lambda e: jax.grad(log_p)(q.transform(e)))(pair)
-        return vector(estimate(pair, slope))
+        return vector(estimate(q, pair, slope, beta=1.0))
 
     eps = jax.random.normal(jax.random.key(1), (DRAWS // 2, q.ndim))
     total = float(2 * jnp.sum(jnp.var(jax.lax.map(one, eps, batch_size=1000), axis=0)))

@@ -102,12 +102,15 @@ class Algorithm:
         t**eta (Shamir and Zhang 2013, eq. 5). None: no averaging.
     skips : bool
         Whether a step that is not finite is dropped, with all it would have changed.
+    gives_up : bool
+        Whether to stop if that happens too often.
     """
 
     objective: Objective
     optimizer: optax.GradientTransformation
     averaging: float | None = None
     skips: bool = False
+    gives_up: bool = True
 
     def init(self, point: Point, key: Array, frame: DensityFamily | None = None) -> State:
         """State before the first step, at a point in the frame."""
@@ -131,17 +134,21 @@ class Algorithm:
         point: Any = optax.apply_updates(before, updates)
         step = state.step + 1
         average = self._update_average(state.average, point, step)
-        moved = point, average, opt_state, memory
+        moved: Any = (point, average, opt_state, memory)
         skipped = state.skipped
         if self.skips:
-            kept = state.point, state.average, state.opt_state, state.memory
+            kept = (state.point, state.average, state.opt_state, state.memory)
             ok = jnp.isfinite(loss) & is_finite(point)
             moved = jax.tree.map(functools.partial(jnp.where, ok), moved, kept)
-            skipped = skipped + ~ok
-        return State(*moved, step, state.key, skipped, state.frame), loss
+            skipped = skipped + ~ok if self.gives_up else skipped
+        point, average, opt_state, memory = moved
+        after = State(point, average, opt_state, memory, step, state.key, skipped, state.frame)
+        return after, loss
 
     def goes_on(self, state: State, loss: Array) -> Array:
         """Whether another step makes sense after one with this loss."""
+        if not self.gives_up:
+            return jnp.asarray(True)
         if not self.skips:
             return jnp.isfinite(loss)
         return state.skipped <= jnp.maximum(_FEW_SKIPPED, MOST_SKIPPED * state.step)

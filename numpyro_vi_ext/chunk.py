@@ -1,5 +1,6 @@
 """Compiled chunks of steps."""
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -53,6 +54,7 @@ class Chunk:
         self._block = 2 * max(1, min(_BLOCK_STEPS, _BLOCK_NUMBERS // numbers) // 2)
         self.snapshots = max(1, min(_SNAPSHOTS, _SNAPSHOT_BYTES // max(1, size)))
         self._compiled = jax.jit(self._run)
+        self._compiled_lanes = jax.jit(self._run_lanes)
 
     def __call__(
         self, state: State, inputs: Inputs, end: int, every: int
@@ -81,6 +83,27 @@ class Chunk:
         offset = begin % self._block
         losses = np.asarray(losses)[offset : offset + int(after.step) - begin]
         return after, losses, snapshots, bool(finite)
+
+    def side_by_side(self, state: State, inputs: Inputs, end: int) -> State:
+        """Run several fits, which share step and key, until they have taken `end` steps.
+
+        One that goes wrong stays where it was last finite.
+        """
+        return self._compiled_lanes(state, inputs, np.int32(end))
+
+    def _run_lanes(self, state: State, inputs: Inputs, end: Array) -> State:
+        axes: Any = State(0, 0, 0, 0, None, None, None)  # type: ignore
+        frame = state.frame
+
+        def one(state: State, frame: Any) -> State:
+            return lanes._run(state, frame, inputs, end, jnp.int32(NEVER))[0]
+
+        algorithm = dataclasses.replace(self._algorithm, skips=True, gives_up=False)
+        lanes = copy.copy(self)
+        lanes._algorithm = algorithm
+        alone = dataclasses.replace(state, frame=None)
+        after = jax.vmap(one, (axes, 0), axes)(alone, frame)
+        return dataclasses.replace(after, frame=frame)
 
     def log_probs(self, state: State, inputs: Inputs) -> dict[str, Array]:
         """Log density of each site at the points where the next step evaluates the model, (n,)."""

@@ -19,13 +19,13 @@ class Curvature(NamedTuple):
 
     Parameters
     ----------
-    precision : array, shape (d, d) or (d,)
-    root : array, shape (d, d) or (d,)
+    precision : array of JAX or NumPy, shape (d, d) or (d,)
+    root : the same
         B with ``B @ B.T`` the inverse of the precision.
     """
 
-    precision: Array
-    root: Array
+    precision: Any
+    root: Any
 
     @property
     def diagonal(self) -> Array:

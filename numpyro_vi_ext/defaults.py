@@ -77,7 +77,7 @@ class Default(NamedTuple):
     def in_frame(self) -> "Default":
         """What is used in a frame."""
         make = self.framed or self.optimizer
-        return self._replace(optimizer=make, noisy=make)
+        return self._replace(optimizer=make, noisy=make, averaging=4.0)
 
 
 GAUSSIAN = Default(gaussian_default, gaussian_default, 8.0)
@@ -153,8 +153,9 @@ def _scale_by_role(rates_at: Callable[[jax.Array], Rates]) -> optax.GradientTran
 def _newton() -> optax.GradientTransformationExtraArgs:
     """Turn the gradient of the location into Newton's direction, where a curvature is known."""
 
-    def update(updates: Any, state: Any, params: Any = None, *, memory: Any, **others: Any) -> Any:
-        del params, others
+    def update(updates: Any, state: Any, params: Any = None, **known: Any) -> Any:
+        del params
+        memory = known["memory"]
         if memory is None:
             return updates, state
         moved = {x: memory.solve(getattr(updates.q, x)) for x in updates.q.locations}

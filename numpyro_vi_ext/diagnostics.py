@@ -5,7 +5,7 @@ import numpy as np
 from numpyro_vi_ext.approximation.results import Approximation
 from numpyro_vi_ext.chunk import NEVER
 from numpyro_vi_ext.errors import NonFiniteError
-from numpyro_vi_ext.training import Run
+from numpyro_vi_ext.run import Run
 
 _ADVICE = (
     "Try a smaller learning rate (obj_optimizer=vi.adam(1e-3)), "
@@ -37,9 +37,11 @@ def explain_non_finite(run: Run, approx: Approximation) -> NonFiniteError:
             what = f"the update made the variational parameters of {_names(bad)} non-finite"
         elif not np.isfinite(after.theta).all():
             what = "the update made the model's own params non-finite"
+    skipped = int(run.state.skipped)
+    before = f" {skipped:,d} steps before were skipped, and more are too many." if skipped else ""
     message = (
-        f"NaN or infinity at step {step}: {what}. The approximation after {run.step} steps is kept "
-        f"as .approx, of this error and of the inference object. {_ADVICE}"
+        f"NaN or infinity at step {step}: {what}.{before} The approximation after {run.step} steps "
+        f"is kept as .approx, of this error and of the inference object. {_ADVICE}"
     )
     return NonFiniteError(message, step=step, sites=bad, approx=approx)
 

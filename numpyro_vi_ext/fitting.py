@@ -16,7 +16,7 @@ METHODS: dict[str, type[Inference]] = {
 
 def fit(
     model: Any = None,
-    n: int = 10_000,
+    n: int | str = 10_000,
     method: str | Inference | type[Inference] = "advi",
     *,
     model_args: Any = (),
@@ -34,6 +34,8 @@ def fit(
     more_replacements: Mapping[str, Any] | None = None,
     total_size: Mapping[str, Any] | None = None,
     warmup: bool | str = "auto",
+    restarts: int = 1,
+    max_steps: int = 100_000,
     on_nonfinite: str = "stop",
 ) -> Approximation:
     r"""Fit an approximation of the posterior of a NumPyro model.
@@ -45,8 +47,11 @@ def fit(
     ----------
     model : callable or Model
         A NumPyro model, unchanged, or a `Model`; None if `method` is an `Inference` instance.
-    n : int
-        Steps; 0 only initialises.
+    n : int or "auto"
+        Steps; 0 only initialises. "auto" goes on until the fit has come to rest, for `max_steps` at
+        most: until neither a mean, in standard deviations, nor a standard deviation still moves
+        while the steps double, nor the loss falls; with an explicit optimizer, whose iterates are
+        not averaged, until the loss is flat.
     method : str, Inference instance or Inference class
         "advi", "fullrank_advi", "svgd" or "asvgd", in any case; an instance goes on from where it
         stands.
@@ -86,6 +91,18 @@ def fit(
     total_size : dict, optional
         Observed site -> size of the full data of which the model sees a part, an int or a list as
         long as the site has axes. Not needed with a `Minibatch`, whose size is known.
+    warmup : bool or "auto"
+        Whether to look for a start and a scale before the first step, which makes the fit a matter
+        of neither. "auto" does if neither an optimizer nor a start is given and nothing is fitted
+        yet. Not for Stein methods.
+    restarts : int
+        How many starts to try side by side, for 1,000 steps each, in one compiled program; the fit
+        then goes the way of the one with the largest ELBO. Not for Stein methods or a `Stream`.
+    max_steps : int
+        For ``n="auto"``.
+    on_nonfinite : str
+        What to do at a step that is not finite: "stop" with an error, or "skip" the step. More than
+        a tenth of the steps, and more than ten, are too many to skip.
 
     Returns
     -------
@@ -132,6 +149,8 @@ def fit(
         more_replacements=more_replacements,
         total_size=total_size,
         warmup=warmup,
+        restarts=restarts,
+        max_steps=max_steps,
         on_nonfinite=on_nonfinite,
     )
 

@@ -14,11 +14,13 @@ from numpyro_vi_ext.checks import as_count
 from numpyro_vi_ext.defaults import GAUSSIAN, Default
 from numpyro_vi_ext.diagnostics import explain_non_finite
 from numpyro_vi_ext.dispatch import Callbacks
+from numpyro_vi_ext.feeding import Fed
 from numpyro_vi_ext.model import Model
 from numpyro_vi_ext.objectives import Objective
 from numpyro_vi_ext.preparation import Plan
+from numpyro_vi_ext.run import Run
 from numpyro_vi_ext.seeds import Seed, as_key, describe_key
-from numpyro_vi_ext.training import MOST_STEPS, Run, train
+from numpyro_vi_ext.training import MOST_STEPS, train
 
 
 class Inference(abc.ABC):
@@ -60,8 +62,9 @@ class Inference(abc.ABC):
 
     def fit(
         self,
-        n: int = 10_000,
+        n: int | str = 10_000,
         *,
+        max_steps: int = 100_000,
         score: bool | None = None,
         callbacks: Sequence[Callable[..., Any]] | None = None,
         progressbar: bool = True,
@@ -71,6 +74,7 @@ class Inference(abc.ABC):
         more_replacements: Mapping[str, Any] | None = None,
         total_size: Mapping[str, Any] | None = None,
         warmup: bool | str = "auto",
+        restarts: int = 1,
         on_nonfinite: str = "stop",
     ) -> Approximation:
         """Fit from the current approximation, with a fresh optimizer and step count.
@@ -83,34 +87,27 @@ class Inference(abc.ABC):
             Also available as ``.approx``.
         """
         self._check_idle()
-        n = _as_steps(n, 0)
+        until_settled = isinstance(n, str)
+        n = _as_steps(_as_most(n, max_steps), 0)
         score = self._objective.is_scored if score is None else bool(score)
         objective = self._objective.configure(obj_n_mc, score)
         checked = Callbacks(() if callbacks is None else callbacks)
-        if not isinstance(more_replacements, Mapping | None):
-            got = type(more_replacements).__name__
-            raise TypeError(f"more_replacements must be a dict of model arguments, got {got}")
-        model = self._approx.model.refreshed()
-        if more_replacements:
-            model = model.replace(**more_replacements)
-        # Looked at again even if it is the same model: what it closes over may have changed.
-        approx = self._approx.with_model(model)
-        fed = model.fed(approx.target, (approx.mean, approx.point.theta), total_size)
+        approx = self._on_model_now(more_replacements)
+        fed = approx.model.fed(approx.target, (approx.mean, approx.point.theta), total_size)
         past = self._losses()
-        plan = Plan(
-            fed,
-            approx.point,
-            jax.random.fold_in(self._key, len(past)),
-            objective,
-            self._default,
-            obj_optimizer,
-            total_grad_norm_constraint,
-            _as_skips(on_nonfinite),
+        key = jax.random.fold_in(self._key, len(past))
+        plan = Plan(fed, approx.point, key, objective, self._default)._replace(
+            obj_optimizer=obj_optimizer,
+            max_norm=total_grad_norm_constraint,
+            skips=_as_skips(on_nonfinite),
+            warmup=self._warms_up(warmup, obj_optimizer),
+            restarts=self._as_restarts(restarts, fed),
+            frame=self._frame(warmup, obj_optimizer),
         )
-        run = plan.run(*self._begins(warmup, obj_optimizer), score)
+        run = plan.run(score)
         # Nothing above changed this object, so that a refused call leaves it as it was.
         self._approx, self._callbacks, self._past, self._run = approx, checked, past, run
-        return self._train(run, n, progressbar)
+        return self._train(run, n, progressbar, until_settled)
 
     def refine(self, n: int, *, progressbar: bool = True) -> Approximation:
         """Continue the last fit exactly, as if it had been `n` steps longer.
@@ -132,24 +129,49 @@ class Inference(abc.ABC):
             raise TypeError("refine continues a fit: call .fit(n) first")
         return self._train(self._run, _as_steps(n, self._run.step), progressbar)
 
-    def _begins(self, warmup: Any, obj_optimizer: Any) -> tuple[bool, Any]:
-        """Whether there is a warm-up, and else the frame of the steps."""
-        if warmup not in (True, False, "auto"):
+    def _on_model_now(self, more_replacements: Any) -> Approximation:
+        """The current approximation, for the model with its present arguments and these."""
+        if not isinstance(more_replacements, Mapping | None):
+            got = type(more_replacements).__name__
+            raise TypeError(f"more_replacements must be a dict of model arguments, got {got}")
+        model = self._approx.model.refreshed()
+        if more_replacements:
+            model = model.replace(**more_replacements)
+        # Looked at again even if it is the same model: what it closes over may have changed.
+        return self._approx.with_model(model)
+
+    def _warms_up(self, warmup: Any, obj_optimizer: Any) -> bool:
+        """Whether there is a warm-up."""
+        if warmup is not True and warmup is not False and warmup != "auto":
             raise ValueError(f"warmup must be True, False or 'auto', got {warmup!r}")
-        possible = self._default.framed is not None
-        if warmup is True and not possible:
+        if warmup is True and self._default.framed is None:
             raise ValueError(f"a warm-up cannot be applied to {self.method!r}")
-        if warmup != "auto" or not possible or obj_optimizer is not None:
-            return warmup is True, None
         facts = self._approx.facts
-        frame = self._approx.point.q if facts.motion == "settled" or facts.origin == "q" else None
-        return facts.step == 0 and not facts.origin, frame
+        fresh = facts.step == 0 and not facts.origin and obj_optimizer is None
+        return warmup is True or (warmup == "auto" and fresh and self._default.framed is not None)
+
+    def _frame(self, warmup: Any, obj_optimizer: Any) -> Any:
+        """The frame of the steps, if it is known: that of an approximation that fits already."""
+        facts = self._approx.facts
+        fits = facts.motion == "settled" or facts.origin == "q"
+        known = fits and warmup == "auto" and obj_optimizer is None
+        return self._approx.point.q if known and self._default.framed is not None else None
+
+    def _as_restarts(self, restarts: Any, fed: Fed) -> int:
+        restarts = as_count(restarts, "restarts", 1)
+        if restarts > 1 and self._default.framed is None:
+            raise ValueError(f"restarts cannot be applied to {self.method!r}")
+        if restarts > 1 and any(fed.origins):
+            raise ValueError("restarts need data that can be read again, not those of a Stream")
+        return restarts
 
     def _check_idle(self) -> None:
         if self._busy:
             raise RuntimeError("this inference object is being fitted already; use another one")
 
-    def _train(self, run: Run, n: int, progressbar: bool) -> Approximation:
+    def _train(
+        self, run: Run, n: int, progressbar: bool, until_settled: bool = False
+    ) -> Approximation:
         callbacks, start = self._callbacks, self._approx
 
         def hook(step: int, point: Point) -> None:
@@ -167,6 +189,7 @@ class Inference(abc.ABC):
                 hook=hook if callbacks else None,
                 every=callbacks.every,
                 at_first=callbacks.at_first,
+                until_settled=until_settled,
                 progressbar=progressbar,
             )
         finally:
@@ -192,12 +215,13 @@ class Inference(abc.ABC):
         losses: np.ndarray | None,
     ) -> Approximation:
         past = self._past if losses is None else (*self._past, losses)
-        run, origin = self._run, approx.facts.origin
-        skipped = 0 if run is None else int(run.state.skipped)
-        warm = "" if run is None else run.warmup
-        facts = Facts(
-            past, status, message, step, self.method, self._seed, origin, warm, skipped=skipped
-        )
+        facts = Facts(past, status, message, step, self.method, self._seed, approx.facts.origin)
+        if self._run is not None:
+            run = self._run
+            skipped = int(run.state.skipped)
+            facts = facts._replace(
+                warmup=run.warmup, motion=run.motion, optima=run.optima, skipped=skipped
+            )
         return approx.at(point, facts)
 
     def _losses(self) -> tuple[np.ndarray, ...]:
@@ -213,6 +237,15 @@ def _as_steps(n: Any, done: int) -> int:
             f"has at most {MOST_STEPS:,d} steps; call .fit again for more"
         )
     return n
+
+
+def _as_most(n: Any, max_steps: Any) -> Any:
+    """The most steps to take, for a number of steps or "auto"."""
+    if not isinstance(n, str):
+        return n
+    if n != "auto":
+        raise ValueError(f"n must be a number of steps or 'auto', got {n!r}")
+    return as_count(max_steps, "max_steps", 1)
 
 
 def _as_skips(on_nonfinite: Any) -> bool:

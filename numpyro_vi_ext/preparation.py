@@ -1,24 +1,28 @@
 """How a fit begins: its optimizer, its frame, and the state before the first step."""
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from numpyro_vi_ext.algorithm import Algorithm, Point, State
 from numpyro_vi_ext.batching.supply import Supply
 from numpyro_vi_ext.chunk import NEVER, Chunk, chunk_for
+from numpyro_vi_ext.curvature import Curvature
 from numpyro_vi_ext.defaults import Default, choose_optimizer
 from numpyro_vi_ext.families.base import DensityFamily
 from numpyro_vi_ext.feeding import Fed
 from numpyro_vi_ext.objectives import Objective
-from numpyro_vi_ext.training import Prepared, Run
-from numpyro_vi_ext.warmup import HELD_OUT, find_frames, search_for, settle
+from numpyro_vi_ext.run import Prepared, Run
+from numpyro_vi_ext.warmup import HELD_OUT, Found, Report, Warmup, search_for
+from numpyro_vi_ext.watch import Watch
 
 Array = jax.Array
+
+PILOT_STEPS = 1000  # of each of several starts, before the best is taken
+_PIECE = 100  # of them between two looks at Ctrl-C
 
 
 class Plan(NamedTuple):
@@ -40,6 +44,12 @@ class Plan(NamedTuple):
         What the user says.
     skips : bool
         Whether steps that are not finite are dropped.
+    warmup : bool
+        Whether to look for a frame first.
+    restarts : int
+        How many starts to try, of which the best is taken.
+    frame : DensityFamily or None
+        The frame, if it is known.
     """
 
     fed: Fed
@@ -50,47 +60,92 @@ class Plan(NamedTuple):
     obj_optimizer: Any = None
     max_norm: Any = None
     skips: bool = False
+    warmup: bool = False
+    restarts: int = 1
+    frame: DensityFamily | None = None
 
-    def algorithm(self, framed: bool) -> Algorithm:
-        """The steps, in a frame or not."""
-        default = self.default.in_frame if framed else self.default
-        optimizer, averaging = choose_optimizer(
-            self.obj_optimizer, self.max_norm, default, self.fed.is_noisy
-        )
-        return Algorithm(self.objective, optimizer, averaging, self.skips)
+    def run(self, score: bool) -> Run:
+        """The fit before its first step."""
+        supply = Supply(self.fed.inputs, self.fed.origins)
+        chunk, state = self._begin(self.point, self.frame)
+        averaged = state.average is not None
+        watch = Watch(self.fed.program.layout, averaged or not self.objective.is_scored)
+        run = Run(chunk, state, supply, score, watch)
+        if self.warmup or self.restarts > 1:
+            run.pending = lambda report: self._prepare(supply, report)
+        return run
 
-    def begin(self, frame: DensityFamily | None) -> tuple[Chunk, State]:
+    def _begin(
+        self, point: Point, frame: DensityFamily | None, curvature: Curvature | None = None
+    ) -> tuple[Chunk, State]:
         """Compiled steps, and the state before the first; in a frame, q begins as the frame."""
-        algorithm, point = self.algorithm(frame is not None), self.point
+        default = self.default if frame is None else self.default.in_frame
+        noisy = self.fed.is_noisy
+        optimizer = choose_optimizer(self.obj_optimizer, self.max_norm, default, noisy)
+        algorithm = Algorithm(self.objective, *optimizer, self.skips)
         if frame is not None:
-            ndim = frame.ndim
-            unit = type(frame).create(jnp.zeros(ndim, point.theta.dtype), jnp.ones(ndim))
-            point = point._replace(q=unit)
-        return chunk_for(self.fed, algorithm, point), algorithm.init(point, self.key, frame)
+            zeros = np.zeros(frame.ndim, jnp.result_type(point.theta))
+            point = point._replace(q=type(frame).create(zeros, np.ones(frame.ndim)))
+        state = algorithm.init(point, self.key, frame)
+        if curvature is not None and self.objective.estimator is None:  # type: ignore
+            beta: float = self.objective.beta  # type: ignore
+            scaled = Curvature(beta * curvature.precision, curvature.root / np.sqrt(beta))
+            state = dataclasses.replace(state, memory=jax.tree.map(jnp.asarray, scaled))
+        return chunk_for(self.fed, algorithm, point), state
 
-    def warm_up(self, supply: Supply, report: Callable[[str], bool]) -> Prepared | None:
-        """Begin after a warm-up; None if that was interrupted."""
-        search = search_for(self.fed, self.objective, type(self.point.q))
+    def _prepare(self, supply: Supply, report: Report) -> Prepared | None:
+        """Begin after a warm-up, from the best of several starts; None if interrupted."""
+        objective: Any = self.objective  # an Elbo, for only such defaults have frames
+        search = search_for(self.fed, objective, type(self.point.q))
         steps = range(1, 1 + HELD_OUT) if self.fed.is_noisy else range(1)
         end = supply.peek(steps.stop, lambda: report("Waiting for data"))
         steps = steps[: end - steps.start] or range(1)
         key = jax.random.fold_in(self.key, NEVER - 1)
-        found = find_frames(search, self.point, supply.inputs, key, steps, report)
-        if found is None:
+        warmup = Warmup(search, self.point.theta, supply.inputs, key, steps, report)
+        founds = self._founds(warmup)
+        if founds is None:
             return None
-        if found[0].frame is None:
-            return Prepared(*self.begin(None), found[0].sentence)
-        settled = settle(search, found[0], self.point.theta, supply.inputs, key, steps, report)
-        if settled is None:
+        begun = [self._begin_at(found, warmup) for found in founds]
+        if self.restarts == 1:
+            return Prepared(*begun[0], founds[0].sentence)
+        optima = self._try(begun, warmup)
+        if optima is None:
             return None
-        chunk, state = self.begin(settled[0].frame)
-        state = dataclasses.replace(state, memory=settled[1])
-        return Prepared(chunk, state, settled[0].sentence)
+        best = int(np.argmax(optima))
+        sentence = f"the best of {self.restarts} starts; {founds[best].sentence}"
+        return Prepared(*begun[best], sentence, tuple(map(float, optima)))
 
-    def run(self, warmup: bool, frame: DensityFamily | None, score: bool) -> Run:
-        """The fit before its first step."""
-        supply = Supply(self.fed.inputs, self.fed.origins)
-        run = Run(*self.begin(frame), supply=supply, score=score)
-        if warmup:
-            run.pending = functools.partial(self.warm_up, supply)
-        return run
+    def _founds(self, warmup: Warmup) -> list[Found] | None:
+        """Where each of the fits may begin."""
+        if self.warmup:
+            return warmup.find(self.point.q, self.restarts)
+        sd, starts = self.point.q.std(), warmup.starts(self.point.q.mean(), self.restarts)
+        return [Found(type(self.point.q).create(z, sd)) for z in starts]
+
+    def _begin_at(self, found: Found, warmup: Warmup) -> tuple[Chunk, State]:
+        if not self.warmup:
+            return self._begin(self.point._replace(q=found.q), None)
+        if not found.is_better and self.restarts == 1:
+            return self._begin(self.point, None)
+        return self._begin(self.point, found.q, found.curvature)
+
+    def _try(self, begun: list[tuple[Chunk, State]], warmup: Warmup) -> np.ndarray | None:
+        """ELBO of each start after `PILOT_STEPS`, all of them side by side."""
+        chunk, inputs = begun[0][0], warmup.inputs
+        # some may have a curvature and others not: all do without
+        states = [dataclasses.replace(state, memory=None) for _, state in begun]
+        shared = {name: getattr(states[0], name) for name in ("key", "step", "skipped")}
+        state = jax.tree.map(lambda *x: jnp.stack(x), *states)
+        state = dataclasses.replace(state, **shared)
+        for end in range(_PIECE, PILOT_STEPS + 1, _PIECE):
+            if warmup.report(f"Starts side by side, step {end}"):
+                return None
+            state = chunk.side_by_side(state, inputs, end)
+        results = through(state.framed_result.q, state.frame)
+        return warmup.elbo(jax.tree.map(lambda x: x[:, None], results))[:, 0]
+
+
+@jax.jit
+def through(q: DensityFamily, frame: DensityFamily | None) -> DensityFamily:
+    """Several q out of their frames."""
+    return q if frame is None else jax.vmap(lambda q, frame: q.through(frame))(q, frame)

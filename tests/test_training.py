@@ -256,7 +256,7 @@ def test_ctrl_c_outside_callbacks(monkeypatch, times):
 
     with monkeypatch.context() as patch:
         patch.setattr(History, "average", interrupting)
-        patch.setattr("numpyro_vi_ext.training._report", lambda *args: None)  # averages as well
+        patch.setattr("numpyro_vi_ext.training.report", lambda *args: None)  # averages as well
         approx = inference.fit(10**6, progressbar=False)
     assert approx.status == "interrupted"
     assert 0 < approx.steps < 10**6

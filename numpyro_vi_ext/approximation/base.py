@@ -82,6 +82,7 @@ class ApproximationBase(abc.ABC):
         sites = ", ".join(names[:_SHOWN_SITES] + more)
         text = f"{type(self).__name__}(sites=[{sites}], ndim={self.ndim}, {self._size()}"
         losses = self.hist[-_AVERAGE_WINDOW:]
+        losses = losses[np.isfinite(losses)]  # steps that are not may have been skipped
         if losses.size:
             text += f", average loss={losses.mean():,.5g}"
         return f"{text}, status={self.status!r})"

@@ -81,6 +81,10 @@ class DensityFamily(Family):
         """The member that this one becomes by ``z = frame.transform(u)``, u distributed like it."""
 
     @abc.abstractmethod
+    def within(self, curvature: Curvature) -> Curvature:
+        """A curvature in z, as it is in u with ``z = transform(u)``; in NumPy."""
+
+    @abc.abstractmethod
     def log_det(self) -> Array:
         """Log of the volume into which `transform` turns a unit of volume."""
 

@@ -58,6 +58,10 @@ class DiagonalGaussian(DensityFamily):
         sigma = unit * jax.nn.softplus(self.rho)
         return type(self)(frame.mu + unit * self.mu, _inverse_softplus_jax(sigma))
 
+    def within(self, curvature: Curvature) -> Curvature:
+        sd = self.std()
+        return Curvature(sd[:, None] * curvature.precision * sd, curvature.root / sd[:, None])
+
     def log_det(self) -> Array:
         return jnp.sum(jnp.log(jax.nn.softplus(self.rho)))
 
@@ -146,6 +150,11 @@ class DenseGaussian(DensityFamily):
     def through(self, frame: Self) -> Self:
         unit = frame.scale_tril
         return type(self)(frame.mu + unit @ self.mu, _raw(unit @ self.scale_tril))
+
+    def within(self, curvature: Curvature) -> Curvature:
+        factor = self._scale_tril_numpy()
+        root = np.linalg.solve(factor, curvature.root)
+        return Curvature(factor.T @ curvature.precision @ factor, root)
 
     def log_det(self) -> Array:
         return jnp.sum(jnp.log(jax.nn.softplus(jnp.diag(self.raw))))

@@ -1,0 +1,205 @@
+"""The compiled parts of a warm-up."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from numpyro_vi_ext.blocks import in_blocks
+from numpyro_vi_ext.curvature import Curvature, curvature, whiten
+from numpyro_vi_ext.families.base import DensityFamily
+from numpyro_vi_ext.feeding import Fed, Feed
+from numpyro_vi_ext.model import Inputs
+from numpyro_vi_ext.objectives import Elbo
+from numpyro_vi_ext.tracing import Program
+
+Array = jax.Array
+
+CANDIDATES = (4, 2)  # that `Search.average` gives
+_PAIRS = 32  # of antithetic draws, from which an ELBO, or the noise of gradients, is estimated
+_HESSIANS = 16  # pairs, over which the Hessian is averaged
+_TOLERANCE = 1e-2  # on each coordinate of the gradient, where the whitened Hessian is about 1
+_DENSE = 256  # dimensions up to which a Hessian is a matrix
+
+
+class Round(NamedTuple):
+    """One round from each of k points: the candidates there, and where it led."""
+
+    q: DensityFamily  # (k, 2): by the whole Hessian, and by its diagonal
+    found: Curvature  # (k, d, d) or (k, d) of minus the log density there
+    z: Array  # (k, d)
+    iterations: Array  # (k,)
+
+
+class Search:
+    """The compiled parts of a warm-up, for models and data of one shape."""
+
+    def __init__(self, fed: Fed, objective: Elbo, family: type[DensityFamily]) -> None:
+        self._program, self._feed = fed.program, fed.feed
+        self._objective, self._family = objective, family
+        self._round = jax.jit(self._run_rounds, static_argnames="dense")
+        self._elbo = jax.jit(self._estimate)
+        self._slopes = jax.jit(self._slopes_at)
+        self._average = jax.jit(self._candidates)
+
+    def round(self, z: Any, theta: Array, inputs: Inputs, key: Array, most: int) -> Round:
+        """A round of at most so many iterations from each of the points (k, d)."""
+        dense = z.shape[1] <= _DENSE
+        return self._round(z, theta, inputs, key, np.int32(most), dense=dense)
+
+    def elbo(self, q: DensityFamily, theta: Array, inputs: Inputs, key: Array, step: int) -> Array:
+        """ELBO of stacked candidates (k, m) on the data of one step."""
+        return self._elbo(q, theta, inputs, key, np.int32(step))
+
+    def slopes(
+        self, q: DensityFamily, theta: Array, inputs: Inputs, key: Array
+    ) -> tuple[Array, Array]:
+        """Noise of draws from q, and gradients of the log density there in it; both (n, d)."""
+        return self._slopes(q, theta, inputs, key)
+
+    def average(
+        self, q: DensityFamily, theta: Array, inputs: Inputs, key: Array
+    ) -> tuple[DensityFamily, Curvature]:
+        """Candidates by the Hessian averaged over q, with steps of several lengths; and that."""
+        return self._average(q, theta, inputs, key)
+
+    def _candidates(
+        self, q: DensityFamily, theta: Array, inputs: Inputs, key: Array
+    ) -> tuple[DensityFamily, Curvature]:
+        log_density = self._log_density(inputs, theta, key, 0)
+        eps = _pairs(key, _HESSIANS, q.ndim)
+        middle = q.transform(jnp.zeros(q.ndim, eps.dtype))
+
+        def at(total: Any, e: Array) -> tuple[Any, None]:
+            z = q.transform(e)
+            hessian = curvature(lambda x: -log_density(x), z, key, True)
+            found = jax.grad(log_density)(z), hessian
+            return jax.tree.map(jnp.add, total, found), None
+
+        zero = jnp.zeros_like(middle), jnp.zeros((q.ndim, q.ndim), eps.dtype)
+        total, _ = jax.lax.scan(at, zero, eps)
+        slope, hessian = jax.tree.map(lambda x: x / (2 * _HESSIANS), total)
+        found = whiten(hessian)
+        lengths = 0.5 ** jnp.arange(1.0 * math.prod(CANDIDATES)).reshape(CANDIDATES)
+        direction = found.solve(slope)
+        laplace = functools.partial(self._family.laplace, curvature=found)
+        return jax.vmap(jax.vmap(lambda t: laplace(middle + t * direction)))(lengths), found
+
+    def _log_density(self, inputs: Inputs, theta: Array, key: Array, step: Any) -> Any:
+        """What q is to be proportional to, on the data of a step."""
+        data, constants = inputs
+        batch = self._feed.at_step(data, step)
+        beta, scales = self._objective.beta, self._feed.scales
+
+        def log_density(z: Array) -> Array:
+            model_key = jax.random.fold_in(key, step)
+            inputs = batch, constants
+            found = self._program.densities(inputs, model_key, z, theta, scales=scales)
+            return found[0] + found[1] / beta
+
+        return log_density
+
+    def _run_rounds(
+        self, z: Array, theta: Array, inputs: Inputs, key: Array, most: Array, dense: bool
+    ) -> Round:
+        log_density = self._log_density(inputs, theta, key, 0)
+        return jax.vmap(functools.partial(self._run_round, log_density, key, most, dense))(z)
+
+    def _run_round(self, log_density: Any, key: Array, most: Array, dense: bool, z: Array) -> Round:
+        hessian = curvature(lambda x: -log_density(x), z, key, dense)
+        found = whiten(hessian)
+        alone = whiten(jnp.diag(hessian)) if dense else found
+        both = [self._family.laplace(z, x) for x in (found, alone)]
+        q = jax.tree.map(lambda *x: jnp.stack(x), *both)
+        whitened = lambda u: log_density(z + found.unwhiten(u))  # noqa: E731
+        u, steps = _newton(whitened, z) if dense else _climb(whitened, z, most)
+        return Round(q, found, z + found.unwhiten(u), steps)
+
+    def _estimate(
+        self, q: DensityFamily, theta: Array, inputs: Inputs, key: Array, step: Array
+    ) -> Array:
+        log_density = self._log_density(inputs, theta, key, step)
+        ndim = q.mu.shape[-1]  # type: ignore
+        eps = _pairs(key, _PAIRS, ndim)
+
+        def one(q: DensityFamily) -> Array:
+            return jnp.mean(in_blocks(lambda e: log_density(q.transform(e)), eps)) + q.entropy()
+
+        return jax.vmap(jax.vmap(one))(q)
+
+    def _slopes_at(
+        self, q: DensityFamily, theta: Array, inputs: Inputs, key: Array
+    ) -> tuple[Array, Array]:
+        log_density = self._log_density(inputs, theta, key, 0)
+        eps = _pairs(key, _PAIRS, q.ndim)
+        return eps, in_blocks(jax.grad(lambda e: log_density(q.transform(e))), eps)
+
+
+def _pairs(key: Array, count: int, ndim: int) -> Array:
+    """Antithetic pairs of standard normal noise, (2 * count, ndim)."""
+    eps = jax.random.normal(key, (count, ndim), jnp.result_type(float))
+    return jnp.concatenate([eps, -eps])
+
+
+@functools.lru_cache(maxsize=16)
+def _search(
+    program: Program, feed: Feed, objective: Elbo, family: type[DensityFamily], inputs: Any
+) -> Search:
+    shapes, treedef = inputs
+    return Search(Fed(program, feed, jax.tree.unflatten(treedef, shapes)), objective, family)
+
+
+def search_for(fed: Fed, objective: Elbo, family: type[DensityFamily]) -> Search:
+    """The compiled parts of a warm-up, shared between fits."""
+    leaves, treedef = jax.tree.flatten(fed.inputs)
+    shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
+    return _search(fed.program, fed.feed, objective, family, (shapes, treedef))
+
+
+def _newton(fn: Callable[[Array], Array], like: Array) -> tuple[Array, Array]:
+    """Where a step of Newton's method from 0 comes to, of the best of several lengths.
+
+    The Hessian is about the identity there. Also returned: 1 if it led anywhere, else 0.
+    """
+    value, slope = jax.value_and_grad(fn)(jnp.zeros_like(like))
+    lengths = 2.0 ** jnp.arange(1.0, -9.0, -1.0)
+    values = in_blocks(lambda t: fn(t * slope), lengths)
+    best = jnp.argmax(jnp.where(jnp.isfinite(values), values, -jnp.inf))
+    u = lengths[best] * slope
+    led = (values[best] > value) & (jnp.max(jnp.abs(slope), initial=0.0) > _TOLERANCE)
+    return jnp.where(led, u, 0.0), led.astype(jnp.int32)
+
+
+def _climb(fn: Callable[[Array], Array], like: Array, most: Array) -> tuple[Array, Array]:
+    """Where L-BFGS with backtracking comes to from 0 (Liu and Nocedal 1989)."""
+
+    def loss(u: Array) -> Array:
+        value = -fn(u)
+        return jnp.where(jnp.isfinite(value), value, jnp.inf)
+
+    search = optax.scale_by_backtracking_linesearch(20, store_grad=True)
+    lbfgs = optax.lbfgs(linesearch=search)
+    value_and_grad = optax.value_and_grad_from_state(loss)
+
+    def goes_on(carry: Any) -> Array:
+        _, _, value, grad, i = carry
+        size = jnp.max(jnp.abs(grad), initial=0.0)
+        return (i < most) & (size > _TOLERANCE) & jnp.isfinite(size) & jnp.isfinite(value)
+
+    def step(carry: Any) -> Any:
+        u, state, value, grad, i = carry
+        updates, state = lbfgs.update(grad, state, u, value=value, grad=grad, value_fn=loss)
+        u = optax.apply_updates(u, updates)
+        return u, state, *value_and_grad(u, state=state), i + 1
+
+    u = jnp.zeros_like(like)
+    state = lbfgs.init(u)
+    first = (u, state, *value_and_grad(u, state=state), jnp.zeros((), jnp.int32))
+    last, _, value, _, iterations = jax.lax.while_loop(goes_on, step, first)
+    better = (value < first[2]) & jnp.all(jnp.isfinite(last))
+    return jnp.where(better, last, u), jnp.where(better, iterations, 0)
