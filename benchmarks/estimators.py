@@ -112,9 +112,14 @@ def variances(case: Case) -> list[list[str]]:
         q = unit if done == 1 else type(unit).create(np.float32((1 - done) * mean), at)
         estimates = [x.gradient for x in ESTIMATORS.values()]
         estimates.append(partial(controlled, curvature=matrix))
-        found = [f"{variance(estimate, q, log_p):,.3g}" for estimate in estimates]
+        found = [digits(variance(estimate, q, log_p)) for estimate in estimates]
         rows.append([f"{case.name}, {case.method}" if place == "start" else "", place, *found])
     return rows
+
+
+def digits(x: float) -> str:
+    """Three of them."""
+    return f"{float(f'{x:.3g}'):,g}"
 
 
 def variance(estimate: Callable[..., Any], q: Any, log_p: Callable[..., Any]) -> float:
