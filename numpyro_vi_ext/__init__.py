@@ -9,6 +9,12 @@ from numpyro_vi_ext.batching.minibatch import Minibatch
 from numpyro_vi_ext.batching.streaming import Stream
 from numpyro_vi_ext.callbacks import CheckLossConvergence, CheckParametersConvergence, Tracker
 from numpyro_vi_ext.errors import DiscreteLatentError, NonFiniteError
+from numpyro_vi_ext.estimators import (
+    ClosedFormEntropy,
+    Estimator,
+    ScoreIncluded,
+    StickingTheLanding,
+)
 from numpyro_vi_ext.fitting import fit
 from numpyro_vi_ext.inference import Inference
 from numpyro_vi_ext.kernels import imq, rbf
@@ -35,8 +41,10 @@ __all__ = [
     "Approximation",
     "CheckLossConvergence",
     "CheckParametersConvergence",
+    "ClosedFormEntropy",
     "DiscreteLatentError",
     "Empirical",
+    "Estimator",
     "FullRank",
     "FullRankADVI",
     "Inference",
@@ -45,6 +53,8 @@ __all__ = [
     "Minibatch",
     "Model",
     "NonFiniteError",
+    "ScoreIncluded",
+    "StickingTheLanding",
     "Stream",
     "Tracker",
     "Verdict",

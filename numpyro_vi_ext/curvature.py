@@ -66,11 +66,27 @@ def hessian_product(fn: Callable[[Array], Array], z: Array) -> Callable[[Array],
     def reverse(v: Array) -> Array:
         return jax.vjp(gradient, z)[1](v)[0]
 
+    return forward if _can_be_run(forward, z) else reverse
+
+
+def _can_be_run(forward: Callable[[Array], Array], z: Array) -> bool:
+    """False if something in it has a rule for reverse mode only, such as an ODE solver.
+
+    JAX says so when the function is run or lowered; while it is recorded, the derivative that is
+    missing is an operation of its own.
+    """
     try:
-        jax.eval_shape(forward, z)
-    except TypeError:  # what has a rule for reverse mode only, such as an ODE solver
-        return reverse
-    return forward
+        return "custom_lin" not in _operations(jax.make_jaxpr(forward)(z).jaxpr)
+    except TypeError:
+        return False
+
+
+def _operations(jaxpr: Any) -> set[str]:
+    """Names of the operations in a JAX program, at any depth."""
+    found = {eqn.primitive.name for eqn in jaxpr.eqns}
+    is_program = lambda x: hasattr(x, "eqns")  # noqa: E731
+    parts = [jax.tree.leaves(eqn.params, is_leaf=is_program) for eqn in jaxpr.eqns]
+    return found.union(*(_operations(x) for part in parts for x in part if is_program(x)))
 
 
 def whiten(hessian: Array) -> Curvature:

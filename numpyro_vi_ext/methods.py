@@ -11,6 +11,7 @@ from numpyro_vi_ext.approximation.gaussian import DensityApproximation, FullRank
 from numpyro_vi_ext.approximation.results import Approximation
 from numpyro_vi_ext.checks import as_count, as_number, as_positive
 from numpyro_vi_ext.defaults import PARTICLES, WARMED
+from numpyro_vi_ext.estimators import Estimator, as_estimator
 from numpyro_vi_ext.inference import Inference, check_same_model
 from numpyro_vi_ext.kernels import Kernel, as_kernel, rbf
 from numpyro_vi_ext.objectives import Elbo
@@ -21,7 +22,20 @@ from numpyro_vi_ext.stein import AmortizedStein, ParticleStein
 class ADVI(Inference):
     """Mean-field automatic differentiation variational inference (Kucukelbir et al. 2017).
 
-    Parameters are those of `MeanField`.
+    Parameters
+    ----------
+    model : Model or callable
+        A NumPyro model, as for `MeanField`.
+    estimator : Estimator, optional
+        How the gradient is estimated: `StickingTheLanding`, `ClosedFormEntropy` or `ScoreIncluded`,
+        called. Default: the first, or what a warm-up found less noisy (Miller et al. 2017).
+    **options
+        Of `MeanField`.
+
+    Raises
+    ------
+    TypeError
+        If `estimator` is of a wrong type, or an option unknown.
 
     Examples
     --------
@@ -38,15 +52,17 @@ class ADVI(Inference):
     method = "advi"
     _default = WARMED
 
-    def __init__(self, model: Any, **options: Any) -> None:
+    def __init__(self, model: Any, *, estimator: Estimator | None = None, **options: Any) -> None:
+        objective = Elbo(estimator=as_estimator(estimator))
         key = as_key(options.pop("random_seed", None))
-        self._begin(_unfitted(MeanField, model, key, options), Elbo(), key)
+        approx = _unfitted(MeanField, model, key, options, "estimator")
+        self._begin(approx, objective, key)
 
 
 class FullRankADVI(Inference):
     """ADVI with a dense covariance.
 
-    Parameters are those of `MeanField`.
+    Parameters and errors are those of `ADVI`.
 
     Examples
     --------
@@ -62,9 +78,11 @@ class FullRankADVI(Inference):
     method = "fullrank_advi"
     _default = WARMED
 
-    def __init__(self, model: Any, **options: Any) -> None:
+    def __init__(self, model: Any, *, estimator: Estimator | None = None, **options: Any) -> None:
+        objective = Elbo(estimator=as_estimator(estimator))
         key = as_key(options.pop("random_seed", None))
-        self._begin(_unfitted(FullRank, model, key, options), Elbo(), key)
+        approx = _unfitted(FullRank, model, key, options, "estimator")
+        self._begin(approx, objective, key)
 
 
 class KLqp(Inference):
@@ -80,15 +98,15 @@ class KLqp(Inference):
         another one. It is not changed, and must have a density.
     beta : float
         Weight of the Kullback-Leibler part, not negative.
+    estimator : Estimator, optional
+        As for `ADVI`.
     random_seed : int, JAX key or None
         For the noise.
 
     Raises
     ------
-    TypeError
-        If `approx` is not an approximation with a density, or `beta` not a number.
-    ValueError
-        If `beta` is negative or not finite.
+    TypeError, ValueError
+        If an argument is of a wrong type or value, by name; `approx` must have a density.
 
     Examples
     --------
@@ -105,10 +123,16 @@ class KLqp(Inference):
     _default = WARMED
 
     def __init__(
-        self, approx: Approximation, beta: float = 1.0, *, random_seed: Seed = None
+        self,
+        approx: Approximation,
+        beta: float = 1.0,
+        estimator: Estimator | None = None,
+        *,
+        random_seed: Seed = None,
     ) -> None:
         _check_density(approx, "KLqp")
-        self._begin(approx, Elbo(beta=as_number(beta, "beta", 0)), random_seed)
+        objective = Elbo(beta=as_number(beta, "beta", 0), estimator=as_estimator(estimator))
+        self._begin(approx, objective, random_seed)
 
 
 class SVGD(Inference):
@@ -265,10 +289,10 @@ def _check_density(approx: Any, method: str) -> None:
 
 
 def _unfitted(
-    kind: type[MeanField | FullRank], model: Any, key: jax.Array, options: dict[str, Any]
+    kind: type[MeanField | FullRank], model: Any, key: jax.Array, options: dict[str, Any], *own: str
 ) -> Approximation:
-    """The approximation that a method begins with."""
-    known = [name for name in inspect.signature(kind).parameters if name != "model"]
+    """The approximation that a method begins with; `own` are options of the method itself."""
+    known = [*own, *(name for name in inspect.signature(kind).parameters if name != "model")]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise TypeError(f"unknown options {unknown}; this method takes {known}")

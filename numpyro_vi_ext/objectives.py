@@ -90,8 +90,9 @@ class Elbo(Objective):
         Every second step has the noise of the step before with the other sign: what is odd in it,
         and that is most of the noise of the location, cancels within two steps.
         """
-        eps = jax.random.normal(key, (-(-steps // 2), self.n_mc, ndim), dtype)
-        return jnp.stack([eps, -eps], axis=1).reshape(-1, self.n_mc, ndim)[:steps]
+        pairs = -(-steps // 2)
+        eps = jax.random.normal(key, (pairs, self.n_mc, ndim), dtype)
+        return jnp.stack([eps, -eps], axis=1).reshape(2 * pairs, self.n_mc, ndim)[:steps]
 
     def points(self, q: DensityFamily, eps: Array) -> Array:
         return over(q.transform, eps)

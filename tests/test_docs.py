@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 import numpyro_vi_ext as vi
@@ -108,6 +109,19 @@ def test_code_of_the_page_on_the_verdict_runs():
     page = PAGES["verdict.md"].read_text("utf-8")
     assert "- The spread of x[8] changes with v" in page
     assert names["verdict"].advice[0].startswith("The spread of x[")
+
+
+@pytest.mark.slow
+def test_code_of_the_page_on_optimisation_runs():
+    names = {}
+    exec(code_of("optimisation.md"), names)
+    assert names["approx"].facts.warmup.startswith("warm-up: ELBO ")
+    assert names["plain"].facts.warmup == names["own"].facts.warmup == ""
+    X, y = names["X"], names["y"]
+    exact = np.linalg.solve(X.T @ X, X.T @ y)  # with wide priors
+    sd = np.sqrt(np.diag(np.linalg.inv(X.T @ X)))
+    for name in ("approx", "closed"):
+        assert np.abs((names[name].mean[:3] - exact) / sd).max() < 0.2
 
 
 def quick(code):
