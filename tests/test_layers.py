@@ -39,6 +39,7 @@ LAYERS = (
         "approximation",
         "approximation.*",
         "beyond",
+        "calibration",
         "callbacks",
         "diagnostics",
         "evaluate",
@@ -48,11 +49,12 @@ LAYERS = (
         "predict",
         "saving",
         "shape",
+        "simulating",
         "traces",
         "verdict",
         "weights",
     },
-    {"fitting", "inference", "methods"},
+    {"fitting", "inference", "lanes", "methods", "vsbc"},
     {"__init__"},
 )
 # Packages that only some modules may import.
@@ -60,7 +62,7 @@ KEPT_TO = {
     "arviz": {"diagnostics", "io_arviz"},
     "arviz_stats": {"io_arviz"},
     "matplotlib": {"plotting"},
-    "tqdm": {"training"},
+    "tqdm": {"lanes", "training"},
 }
 MODULE_LINES = 300
 FUNCTION_LINES = 40
