@@ -12,6 +12,7 @@ from numpyro_vi_ext.verdict import shorten
 
 _LEVEL = 0.05  # chance of any word but "calibrated", over all sites, if all are
 _WIDTH = 79
+_LABEL = 33  # characters of a site's name in the table
 _MOST_SITES = 40  # in the table
 
 _MEANINGS = {
@@ -135,7 +136,7 @@ class Calibration:
         parts = [f"{self.about}: {total:,d} data sets from the prior, {self.draws:,d} draws each"]
         if self.failed:
             parts += [f"{self.failed:,d} left out: their density or their fit was not finite"]
-        labels = {name: shorten(f"{name}{site.entry}") for name, site in self.sites.items()}
+        labels = {name: shorten(f"{name}{site.entry}", _LABEL) for name, site in self.sites.items()}
         shown = sorted(self.sites, key=lambda name: self.sites[name].pvalue)[:_MOST_SITES]
         wide = max(10, *(len(labels[name]) for name in shown)) if shown else 10
         parts += ["", f"  {'site':<{wide}}  mean p    KS  p-value  verdict"]

@@ -112,6 +112,7 @@ class Verdict:
         return f"and {more:,d} sites that are off less" if more > 0 else ""
 
 
-def shorten(label: str) -> str:
-    """A label of at most 40 characters."""
-    return label if len(label) <= 40 else f"{label[:18]}...{label[-19:]}"
+def shorten(label: str, width: int = 40) -> str:
+    """A label of at most so many characters."""
+    head = (width - 3) // 2
+    return label if len(label) <= width else f"{label[:head]}...{label[head + 3 - width :]}"
