@@ -117,32 +117,50 @@ def _move_to_finite(density: Density, start: Point, key: Array) -> Point:
     return start._replace(q=dataclasses.replace(q, **{k: x + shift for k, x in where.items()}))
 
 
-def _find_frame(search: warmup.Search, start: Point, inputs: Inputs, key: Array) -> Any:
-    """What `warmup.find_frames` finds, in compiled code: the plain start if nothing is better.
+class _Best(NamedTuple):
+    """The best candidate for a frame so far."""
 
-    All rounds are made, converged or not, and nothing is averaged over q after them.
+    q: Any
+    elbo: Array
+
+    def or_one_of(self, q: Any, elbos: Array) -> "_Best":
+        """The best of stacked candidates (k, l), with ELBOs of this shape, if it is better."""
+        elbos = jnp.where(jnp.isfinite(elbos), elbos, -jnp.inf).ravel()
+        place = jnp.argmax(elbos)
+        here = _Best(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[place], q), elbos[place])
+        return jax.tree.map(functools.partial(jnp.where, here.elbo > self.elbo), here, self)
+
+
+def _find_frame(search: warmup.Search, start: Point, inputs: Inputs, key: Array) -> Any:
+    """What `warmup.find_frames` and `warmup.settle` find, in compiled code.
+
+    It is the plain start where nothing is better. All rounds are made, converged or not, and
+    averages are tried whether or not the posterior is near a Gaussian.
     """
     theta, (walk, noise) = start.theta, jax.random.split(key)
     dense = start.q.ndim <= warmup._DENSE
 
-    def elbo(q: Any) -> Array:
-        found = search._elbo(q, theta, inputs, noise, jnp.int32(0))
-        return jnp.where(jnp.isfinite(found), found, -jnp.inf)
+    def compare(best: _Best, q: Any) -> _Best:
+        return best.or_one_of(q, search._elbo(q, theta, inputs, noise, jnp.int32(0)))
 
-    def run_round(carry: Any, most: Array) -> tuple[Any, None]:
-        z, best, top = carry
-        found = search._round(z, theta, inputs, noise, most, dense=dense)
-        elbos = elbo(found.q).ravel()
-        place = jnp.argmax(elbos)
-        here = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[place], found.q)
-        pick = functools.partial(jnp.where, elbos[place] > top)
-        return (found.z, jax.tree.map(pick, here, best), pick(elbos[place], top)), None
+    def run_round(carry: tuple[Array, _Best], most: Array) -> tuple[tuple[Array, _Best], None]:
+        found = search._round(carry[0], theta, inputs, noise, most, dense=dense)
+        return (found.z, compare(carry[1], found.q)), None
 
-    plain = jax.tree.map(lambda x: x[None, None], start.q)
+    def average(carry: tuple[Array, _Best, Array]) -> tuple[Array, _Best, Array]:
+        i, best, _ = carry
+        q, _ = search.average(best.q, theta, inputs, jax.random.fold_in(key, i))
+        after = compare(best, q)
+        return i + 1, after, after.elbo - best.elbo
+
+    best = compare(_Best(start.q, -jnp.inf), jax.tree.map(lambda x: x[None, None], start.q))
     z = search.starts(start.q.mu, walk, warmup.STARTS)
     most = jnp.asarray([*warmup._ROUNDS, 0], jnp.int32)
-    (_, best, _), _ = jax.lax.scan(run_round, (z, start.q, elbo(plain)[0, 0]), most)
-    return best
+    (_, best), _ = jax.lax.scan(run_round, (z, best), most)
+    if dense:
+        more = lambda carry: (carry[0] < warmup._AVERAGES) & (carry[2] >= warmup._LITTLE)  # noqa: E731
+        _, best, _ = jax.lax.while_loop(more, average, (0, best, jnp.full_like(best.elbo, 1.0)))
+    return best.q
 
 
 @functools.lru_cache(maxsize=16)
