@@ -153,13 +153,16 @@ def _find_frame(search: warmup.Search, start: Point, inputs: Inputs, key: Array)
         after = compare(best, q)
         return i + 1, after, after.elbo - best.elbo
 
-    best = compare(_Best(start.q, -jnp.inf), jax.tree.map(lambda x: x[None, None], start.q))
+    best = compare(
+        _Best(start.q, jnp.asarray(-jnp.inf)), jax.tree.map(lambda x: x[None, None], start.q)
+    )
     z = search.starts(start.q.mu, walk, warmup.STARTS)
     most = jnp.asarray([*warmup._ROUNDS, 0], jnp.int32)
     (_, best), _ = jax.lax.scan(run_round, (z, best), most)
     if dense:
+        first = jnp.zeros((), jnp.int32), best, jnp.full_like(best.elbo, jnp.inf)
         more = lambda carry: (carry[0] < warmup._AVERAGES) & (carry[2] >= warmup._LITTLE)  # noqa: E731
-        _, best, _ = jax.lax.while_loop(more, average, (0, best, jnp.full_like(best.elbo, 1.0)))
+        _, best, _ = jax.lax.while_loop(more, average, first)
     return best.q
 
 
