@@ -7,6 +7,7 @@ from numpyro_vi_ext.approximation.loading import load
 from numpyro_vi_ext.approximation.results import Approximation, sample_approx
 from numpyro_vi_ext.batching.minibatch import Minibatch
 from numpyro_vi_ext.batching.streaming import Stream
+from numpyro_vi_ext.calibration import Calibration
 from numpyro_vi_ext.callbacks import CheckLossConvergence, CheckParametersConvergence, Tracker
 from numpyro_vi_ext.errors import DiscreteLatentError, NonFiniteError
 from numpyro_vi_ext.estimators import (
@@ -31,14 +32,16 @@ from numpyro_vi_ext.optimizers import (
     rmsprop,
     sgd,
 )
-from numpyro_vi_ext.plotting import plot_loss, plot_tracker
+from numpyro_vi_ext.plotting import plot_loss, plot_tracker, plot_vsbc
 from numpyro_vi_ext.verdict import Verdict
+from numpyro_vi_ext.vsbc import vsbc
 
 __all__ = [
     "ADVI",
     "ASVGD",
     "SVGD",
     "Approximation",
+    "Calibration",
     "CheckLossConvergence",
     "CheckParametersConvergence",
     "ClosedFormEntropy",
@@ -70,9 +73,11 @@ __all__ = [
     "nesterov_momentum",
     "plot_loss",
     "plot_tracker",
+    "plot_vsbc",
     "rbf",
     "rmsprop",
     "sample_approx",
     "sgd",
     "to_nuts",
+    "vsbc",
 ]

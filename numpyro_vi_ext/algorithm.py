@@ -163,3 +163,9 @@ class Algorithm:
 def is_finite(point: Point) -> Array:
     """Whether all numbers of a point are finite."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(point)]))
+
+
+@jax.jit
+def result_of(state: State) -> Point:
+    """`State.result`, compiled."""
+    return state.result

@@ -27,8 +27,7 @@ def in_blocks(one: Callable[[Any], Any], xs: Any, block_size: int | None = None)
     """
     count = jax.tree.leaves(xs)[0].shape[0]
     if block_size is None:
-        example = jax.tree.map(lambda x: jax.typeof(x).update(shape=x.shape[1:]), xs)
-        block_size = max(1, BLOCK_NUMBERS // _numbers(one, example))
+        block_size = entries_at_once(one, xs)
     blocks = max(1, math.ceil(count / block_size))
     size = math.ceil(count / blocks)
     vectorised = jax.vmap(one)
@@ -40,6 +39,12 @@ def in_blocks(one: Callable[[Any], Any], xs: Any, block_size: int | None = None)
     padded = jax.tree.map(lambda x: x[order].reshape(blocks, size, *x.shape[1:]), xs)
     values = jax.lax.map(vectorised, padded)
     return jax.tree.map(lambda x: x.reshape(blocks * size, *x.shape[2:])[:count], values)
+
+
+def entries_at_once(one: Callable[[Any], Any], xs: Any) -> int:
+    """How many entries, at least 1, fill `BLOCK_NUMBERS` numbers together; as for `in_blocks`."""
+    example = jax.tree.map(lambda x: jax.typeof(x).update(shape=x.shape[1:]), xs)
+    return max(1, BLOCK_NUMBERS // _numbers(one, example))
 
 
 def _numbers(one: Callable[[Any], Any], example: Any) -> int:

@@ -37,7 +37,8 @@ def framed_default() -> optax.GradientTransformation:
     r"""The same in a frame like the posterior, where the fit begins near its end.
 
     After t steps all parameters move by about :math:`0.1 (1 + t/500)^{-0.75}` standard deviations
-    per step at most; the entries of a d x d factor by :math:`\min(1, 50/d)` times that.
+    per step at most; the entries of a d x d factor by :math:`\min(1, 5/d)` times that, for
+    the noise of single draws makes larger steps unstable.
     """
     adam = optax.scale_by_adam(b1=0.9, b2=0.99, eps=1.0)
     return optax.chain(_newton(), adam, _scale_by_role(_framed_rates))
@@ -141,7 +142,7 @@ def _scale_by_role(rates_at: Callable[[jax.Array], Rates]) -> optax.GradientTran
         def scale(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
             is_location = getattr(path[-1], "name", None) in updates.q.locations
             rate = rates.location if is_location else rates.other
-            if x.ndim == 2:
+            if x.ndim == 2:  # the noise of its entries adds up along each row
                 rate = rate * (rates.matrix / max(rates.matrix, x.shape[0]))
             return (-rate * x).astype(x.dtype)
 
@@ -162,15 +163,6 @@ def _newton() -> optax.GradientTransformationExtraArgs:
         return updates._replace(q=dataclasses.replace(updates.q, **moved)), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
-
-
-def _matrix_factor(x: jax.Array) -> float:
-    """Slow down the entries of a large triangular factor, whose noise adds up along each row.
-
-    At one rate for all entries the early noise of a 200 x 200 factor outgrows its diagonal, its
-    inverse explodes, and the fit ends 46 standard deviations off; with this factor, 0.01 off.
-    """
-    return 50 / max(50, x.shape[0]) if x.ndim == 2 else 1.0
 
 
 @functools.lru_cache(maxsize=64)  # one object per pair, for it is part of the key of compiled steps

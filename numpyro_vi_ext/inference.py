@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from numpyro_vi_ext.algorithm import Point
+from numpyro_vi_ext.algorithm import Point, result_of
 from numpyro_vi_ext.approximation.base import Facts
 from numpyro_vi_ext.approximation.results import Approximation
 from numpyro_vi_ext.checks import as_count
@@ -17,7 +17,7 @@ from numpyro_vi_ext.dispatch import Callbacks
 from numpyro_vi_ext.feeding import Fed
 from numpyro_vi_ext.model import Model
 from numpyro_vi_ext.objectives import Objective
-from numpyro_vi_ext.preparation import Plan
+from numpyro_vi_ext.preparation import Place, Plan
 from numpyro_vi_ext.run import Run
 from numpyro_vi_ext.seeds import Seed, as_key, describe_key
 from numpyro_vi_ext.training import MOST_STEPS, train
@@ -102,7 +102,7 @@ class Inference(abc.ABC):
             skips=_as_skips(on_nonfinite),
             warmup=self._warms_up(warmup, obj_optimizer),
             restarts=self._as_restarts(restarts, fed),
-            frame=self._frame(warmup, obj_optimizer),
+            place=self._place(warmup, obj_optimizer),
         )
         run = plan.run(score)
         # Nothing above changed this object, so that a refused call leaves it as it was.
@@ -150,12 +150,16 @@ class Inference(abc.ABC):
         fresh = facts.step == 0 and not facts.origin and obj_optimizer is None
         return warmup is True or (warmup == "auto" and fresh and self._default.framed is not None)
 
-    def _frame(self, warmup: Any, obj_optimizer: Any) -> Any:
-        """The frame of the steps, if it is known: that of an approximation that fits already."""
-        facts = self._approx.facts
+    def _place(self, warmup: Any, obj_optimizer: Any) -> Place:
+        """The frame of the steps, if it is known."""
+        if warmup != "auto" or obj_optimizer is not None or self._default.framed is None:
+            return Place()
+        facts, run = self._approx.facts, self._run
+        if run is not None and run.state.frame is not None:
+            state = run.state
+            return Place(state.frame, state.framed_result.q, state.memory)
         fits = facts.motion == "settled" or facts.origin == "q"
-        known = fits and warmup == "auto" and obj_optimizer is None
-        return self._approx.point.q if known and self._default.framed is not None else None
+        return Place(self._approx.point.q if fits else None)
 
     def _as_restarts(self, restarts: Any, fed: Fed) -> int:
         restarts = as_count(restarts, "restarts", 1)
@@ -196,7 +200,7 @@ class Inference(abc.ABC):
             self._busy = False
             status = "stopped" if run.status == "non-finite" else run.status
             losses = run.history.view()
-            result = run.state.result
+            result = result_of(run.state)
             self._approx = self._at(start, result, status, run.message, run.step, losses)
         if run.status == "non-finite":
             error = explain_non_finite(run, self._approx)

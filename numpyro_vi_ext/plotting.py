@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 
 from numpyro_vi_ext.approximation.results import Approximation
+from numpyro_vi_ext.calibration import Calibration, SiteCheck, check_calibration
 from numpyro_vi_ext.callbacks import Tracker
 from numpyro_vi_ext.checks import as_count
+from numpyro_vi_ext.verdict import shorten
 
 _POINTS = 2000  # more than a picture can show across its width
+_COLUMNS, _LINES = 4, 20  # of panels in a row; of entries of a site, besides the one off most
 _NAMED_LINES = 10  # with more lines in a panel than this, none gets a name
 
 
@@ -114,6 +117,84 @@ def plot_tracker(
         if not own_rows or ax is axes[-1]:
             ax.set_xlabel("step")
     return axes
+
+
+def plot_vsbc(
+    result: Calibration, names: Sequence[str] | None = None, *, axes: Any = None
+) -> np.ndarray:
+    """Plot histograms of calibration probabilities, one panel per site.
+
+    A panel has bars for the entry that is off most, and lines for other entries. The band holds
+    95 % of the bars if q is the posterior.
+
+    Parameters
+    ----------
+    result : Calibration
+        From `vsbc`.
+    names : sequence of str, optional
+        Which sites; default all.
+    axes : sequence of matplotlib Axes, optional
+        One per site; default a new figure with at most four in a row.
+
+    Returns
+    -------
+    array of matplotlib Axes
+
+    Raises
+    ------
+    KeyError
+        For an unknown name.
+    TypeError
+        If `result` is none of `vsbc`.
+    ValueError
+        If the number of axes is not that of the names.
+    ImportError
+        If matplotlib is not installed.
+    """
+    sites = check_calibration(result).sites
+    names = list(sites) if names is None else [names] if isinstance(names, str) else [*names]
+    unknown = [name for name in names if name not in sites]
+    if unknown or not names:
+        raise KeyError(f"names has {unknown}, but the sites of the calibration are {[*sites]}")
+    if axes is None:
+        axes = _panels(len(names))
+    axes = np.ravel(np.asarray(axes, dtype=object))
+    if len(axes) != len(names):
+        raise ValueError(f"got {len(axes)} axes for {len(names)} names: {names}")
+    for ax, name in zip(axes, names, strict=True):
+        _draw_probabilities(ax, result.probabilities[name], sites[name])
+        ax.set_title(
+            f"{shorten(name + sites[name].entry)}\n{sites[name].verdict}", fontsize="medium"
+        )
+        ax.set_xlabel("share of draws below the truth")
+    return axes
+
+
+def _panels(number: int) -> list[Any]:
+    columns = min(number, _COLUMNS)
+    rows = math.ceil(number / columns)
+    figure = _pyplot().figure(figsize=(3.2 * columns, 2.8 * rows), layout="constrained")
+    return [figure.add_subplot(rows, columns, i + 1) for i in range(number)]
+
+
+def _draw_probabilities(ax: Any, probabilities: np.ndarray, site: SiteCheck) -> None:
+    """The band of a flat histogram, lines, and the bars of the entry that `site` is about."""
+    count = len(probabilities)
+    bins = max(4, min(20, count // 10))
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    room = 1.96 * math.sqrt(count / bins * (1 - 1 / bins))
+    ax.axhspan(max(0.0, count / bins - room), count / bins + room, color="0.9", zorder=0)
+    ax.axhline(count / bins, color="0.6", linewidth=0.8, zorder=0.5)
+    shape = probabilities.shape[1:]
+    for index in list(np.ndindex(shape))[:_LINES] if shape else ():
+        counts, _ = np.histogram(probabilities[:, *index], edges)
+        ax.stairs(counts, edges, color="0.5", linewidth=0.6, alpha=0.6, zorder=2)
+    worst = tuple(int(i) for i in site.entry.strip("[]").split(",") if i)
+    counts, _ = np.histogram(probabilities[:, *worst], edges)
+    color = "C0" if site.verdict == "calibrated" else "C3"
+    ax.stairs(counts, edges, fill=True, color=color, alpha=0.6, zorder=1)
+    ax.axvline(0.5, color="0.4", linewidth=0.8, linestyle=":", zorder=3)
+    ax.set_xlim(0, 1)
 
 
 def _running_mean(values: np.ndarray, window: int) -> np.ndarray:

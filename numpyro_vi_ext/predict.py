@@ -73,9 +73,14 @@ def predict_prior(
 
     Parameters as for `predict`; the rerun is given no latent site.
     """
-    rerun = elsewhere.rerun
     z = jnp.asarray(point.q.mean())
     params = target.evaluate(z, point.theta, key).params
+    return draw_prior(elsewhere, params, key, draws)
+
+
+def draw_prior(elsewhere: Elsewhere, params: Values, key: Array, draws: int) -> Values:
+    """As `predict_prior`, with the values of the param sites given."""
+    rerun = elsewhere.rerun
     values = _prior(rerun, draws)(elsewhere.inputs, params, key)
     return {name: values[name] for name in rerun.dims if name in values}
 

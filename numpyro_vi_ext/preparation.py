@@ -25,6 +25,24 @@ PILOT_STEPS = 1000  # of each of several starts, before the best is taken
 _PIECE = 100  # of them between two looks at Ctrl-C
 
 
+class Place(NamedTuple):
+    """A known frame to begin in.
+
+    Parameters
+    ----------
+    frame : DensityFamily or None
+        None for no frame at all.
+    q : DensityFamily or None
+        Where q begins in it; None is a standard normal, so that it begins as the frame.
+    curvature : Curvature or None
+        In the frame, for the estimator `controlled`.
+    """
+
+    frame: DensityFamily | None = None
+    q: DensityFamily | None = None
+    curvature: Curvature | None = None
+
+
 class Plan(NamedTuple):
     """What is fixed when a fit is asked for.
 
@@ -48,8 +66,8 @@ class Plan(NamedTuple):
         Whether to look for a frame first.
     restarts : int
         How many starts to try, of which the best is taken.
-    frame : DensityFamily or None
-        The frame, if it is known.
+    place : Place
+        Where to begin if there is no warm-up.
     """
 
     fed: Fed
@@ -62,12 +80,12 @@ class Plan(NamedTuple):
     skips: bool = False
     warmup: bool = False
     restarts: int = 1
-    frame: DensityFamily | None = None
+    place: Place = Place()
 
     def run(self, score: bool) -> Run:
         """The fit before its first step."""
         supply = Supply(self.fed.inputs, self.fed.origins)
-        chunk, state = self._begin(self.point, self.frame)
+        chunk, state = self._begin(self.point, self.place)
         averaged = state.average is not None
         watch = Watch(self.fed.program.layout, averaged or not self.objective.is_scored)
         run = Run(chunk, state, supply, score, watch)
@@ -75,22 +93,25 @@ class Plan(NamedTuple):
             run.pending = lambda report: self._prepare(supply, report)
         return run
 
-    def _begin(
-        self, point: Point, frame: DensityFamily | None, curvature: Curvature | None = None
-    ) -> tuple[Chunk, State]:
-        """Compiled steps, and the state before the first; in a frame, q begins as the frame."""
-        default = self.default if frame is None else self.default.in_frame
+    def algorithm(self, framed: bool) -> Algorithm:
+        """The steps, in a frame or not."""
+        default = self.default.in_frame if framed else self.default
         noisy = self.fed.is_noisy
         optimizer = choose_optimizer(self.obj_optimizer, self.max_norm, default, noisy)
-        algorithm = Algorithm(self.objective, *optimizer, self.skips)
-        if frame is not None:
+        return Algorithm(self.objective, *optimizer, self.skips)
+
+    def _begin(self, point: Point, place: Place) -> tuple[Chunk, State]:
+        """Compiled steps, and the state before the first."""
+        frame, q, curvature = place
+        if frame is not None and q is None:
             zeros = np.zeros(frame.ndim, jnp.result_type(point.theta))
-            point = point._replace(q=type(frame).create(zeros, np.ones(frame.ndim)))
+            q = type(frame).create(zeros, np.ones(frame.ndim))
+        if q is not None:
+            point = point._replace(q=q)
+        algorithm = self.algorithm(frame is not None)
         state = algorithm.init(point, self.key, frame)
-        if curvature is not None and self.objective.estimator is None:  # type: ignore
-            beta: float = self.objective.beta  # type: ignore
-            scaled = Curvature(beta * curvature.precision, curvature.root / np.sqrt(beta))
-            state = dataclasses.replace(state, memory=jax.tree.map(jnp.asarray, scaled))
+        if curvature is not None:
+            state = dataclasses.replace(state, memory=curvature)
         return chunk_for(self.fed, algorithm, point), state
 
     def _prepare(self, supply: Supply, report: Report) -> Prepared | None:
@@ -105,7 +126,7 @@ class Plan(NamedTuple):
         founds = self._founds(warmup)
         if founds is None:
             return None
-        begun = [self._begin_at(found, warmup) for found in founds]
+        begun = [self._begin_at(found) for found in founds]
         if self.restarts == 1:
             return Prepared(*begun[0], founds[0].sentence)
         optima = self._try(begun, warmup)
@@ -122,12 +143,18 @@ class Plan(NamedTuple):
         sd, starts = self.point.q.std(), warmup.starts(self.point.q.mean(), self.restarts)
         return [Found(type(self.point.q).create(z, sd)) for z in starts]
 
-    def _begin_at(self, found: Found, warmup: Warmup) -> tuple[Chunk, State]:
+    def _begin_at(self, found: Found) -> tuple[Chunk, State]:
         if not self.warmup:
-            return self._begin(self.point._replace(q=found.q), None)
+            return self._begin(self.point._replace(q=found.q), Place())
         if not found.is_better and self.restarts == 1:
-            return self._begin(self.point, None)
-        return self._begin(self.point, found.q, found.curvature)
+            return self._begin(self.point, Place())
+        objective: Any = self.objective
+        curvature = None if objective.estimator is not None else found.curvature
+        if curvature is not None:
+            beta = objective.beta
+            scaled = Curvature(beta * curvature.precision, curvature.root / np.sqrt(beta))
+            curvature = jax.tree.map(jnp.asarray, scaled)
+        return self._begin(self.point, Place(found.q, None, curvature))
 
     def _try(self, begun: list[tuple[Chunk, State]], warmup: Warmup) -> np.ndarray | None:
         """ELBO of each start after `PILOT_STEPS`, all of them side by side."""

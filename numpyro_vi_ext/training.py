@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from numpyro_vi_ext.algorithm import Point, State
+from numpyro_vi_ext.algorithm import Point, State, result_of
 from numpyro_vi_ext.chunk import MAX_STEPS, NEVER
 from numpyro_vi_ext.errors import Converged
 from numpyro_vi_ext.reporting import bar_of, describe, interruptible, report
@@ -89,8 +89,7 @@ def _advance(
     while run.step < end and run.status == "finished":
         before, state, tic = run.step, run.state, time.perf_counter()
         mark = run.watch.next_stop(before)
-        last_slot = (before // every + run.chunk.snapshots) * every
-        stop = min(end, before + length, last_slot, mark)
+        stop = min(end, before + length, mark, (before // every + run.chunk.snapshots) * every)
         first = at_first and before == 0
         stop = run.supply.prepare(before, 1 if first else stop, interrupted)
         if stop == before:
@@ -101,7 +100,7 @@ def _advance(
         if hook is not None:
             due = _due(before, run.step, every, snapshots, run.state.frame)
             if first and run.step == 1 < every:
-                due = [(1, run.state.result)]
+                due = [(1, result_of(run.state))]
             _replay(run, hook, due, state, interrupted)
         if run.status == "finished" and finite and run.step == mark:
             _look(run, until_settled)

@@ -103,7 +103,7 @@ class Verdict:
     def _rows(self) -> list[tuple[str, str, str]]:
         shown = self.sites.head(_SHOWN_SITES).itertuples()
         return [
-            (_shorten(f"{site}{entry}"), f"{round(shift, 2) + 0.0:+.2f} sd", f"{ratio:.2f}")
+            (shorten(f"{site}{entry}"), f"{round(shift, 2) + 0.0:+.2f} sd", f"{ratio:.2f}")
             for site, entry, shift, ratio in shown
         ]
 
@@ -112,5 +112,7 @@ class Verdict:
         return f"and {more:,d} sites that are off less" if more > 0 else ""
 
 
-def _shorten(label: str) -> str:
-    return label if len(label) <= 40 else f"{label[:18]}...{label[-19:]}"
+def shorten(label: str, width: int = 40) -> str:
+    """A label of at most so many characters."""
+    head = (width - 3) // 2
+    return label if len(label) <= width else f"{label[:head]}...{label[head + 3 - width :]}"

@@ -30,14 +30,14 @@ Array = jax.Array
 Report = Callable[[str], bool]  # is told what is going on; says whether to give up
 
 HELD_OUT = 4  # batches on which candidates are compared, where steps see batches
-_STARTS = 4  # points to climb from, the first of which is the plain start
-_RADIUS = 2.0  # of the others around it, in unconstrained space
-_ROUNDS = (8, 16, 32, 64, *[128] * 20, 0)  # most iterations in each where a Hessian is a diagonal
-_DENSE = 256  # dimensions up to which it is a matrix
-_AVERAGES = 10  # steps with averages at most,
+STARTS = 4  # points to climb from, the first of which is the plain start
+RADIUS = 2.0  # of the others around it, in unconstrained space
+ROUNDS = (8, 16, 32, 64, *[128] * 20, 0)  # most iterations in each where a Hessian is a diagonal
+DENSE = 256  # dimensions up to which it is a matrix
+AVERAGES = 10  # steps with averages at most,
 _LESS_NOISE = 0.25  # of the variance of gradients, which makes a control variate worth its cost
 _GAUSSIAN = 0.01  # of it, where the posterior is near a Gaussian
-_LITTLE = 0.01  # or until the ELBO gains no more than that, in nats
+LITTLE = 0.01  # or until the ELBO gains no more than that, in nats
 
 
 class Found(NamedTuple):
@@ -100,7 +100,7 @@ class Warmup(NamedTuple):
 
         One fit takes the best candidate of several starts, several take one start each.
         """
-        founds = self._climb(plain, _STARTS if lanes == 1 else lanes)
+        founds = self._climb(plain, STARTS if lanes == 1 else lanes)
         if founds is not None and lanes == 1:
             founds = [max(founds, key=lambda found: found.elbo)]
         settled = [self._settle(found) for found in founds or ()]
@@ -116,7 +116,7 @@ class Warmup(NamedTuple):
     def starts(self, z: np.ndarray, count: int) -> np.ndarray:
         """Points to begin with, the first of which is `z`; shape (count, d)."""
         seed = np.asarray(jax.random.key_data(self.key)).tolist()
-        around = np.random.default_rng(seed).uniform(-_RADIUS, _RADIUS, (count - 1, z.size))
+        around = np.random.default_rng(seed).uniform(-RADIUS, RADIUS, (count - 1, z.size))
         return np.concatenate([z[None], z + around]).astype(z.dtype)
 
     def _climb(self, plain: DensityFamily, count: int) -> list[Found] | None:
@@ -126,10 +126,10 @@ class Warmup(NamedTuple):
         copies = jax.tree.map(lambda x: np.broadcast_to(x, (count, 2, *x.shape)), plain)
         elbo = float(self.elbo(copies)[0, 0])
         best, done = [Found(plain, elbo, elbo)] * count, np.zeros(count, int)
-        for i, most in enumerate(_ROUNDS):
+        for i, most in enumerate(ROUNDS):
             if self.report(f"Warm-up, round {i + 1}"):
                 return None
-            candidates, hessians, z, iterations = self._round(z, most, z.shape[1] <= _DENSE)
+            candidates, hessians, z, iterations = self._round(z, most, z.shape[1] <= DENSE)
             elbos = self.elbo(candidates)
             for lane, found in enumerate(best):
                 place = lane, elbos[lane].argmax()
@@ -146,14 +146,14 @@ class Warmup(NamedTuple):
 
     def _settle(self, found: Found) -> Found | None:
         """Go on from a candidate by averages over q, where the posterior is no Gaussian."""
-        many = found.q.ndim > _DENSE
+        many = found.q.ndim > DENSE
         if many:
             densified = self._densify(found)
             if densified is None or densified.hessian is found.hessian:
                 return densified
             found = densified
         found, is_gaussian = self._control(found)
-        for i in range(0 if is_gaussian or many else _AVERAGES):
+        for i in range(0 if is_gaussian or many else AVERAGES):
             if self.report(f"Warm-up, average {i + 1}"):
                 return None
             key = jax.random.fold_in(self.key, 3 + i)
@@ -161,13 +161,13 @@ class Warmup(NamedTuple):
             candidates, hessian = jax.device_get(averaged)
             elbos = self.elbo(candidates)
             place = np.unravel_index(elbos.argmax(), elbos.shape)
-            gain = elbos[place] - found.elbo
-            if not gain > 0:
+            if not elbos[place] > found.elbo:
                 break
+            gain = elbos[place] - found.elbo
             q = jax.tree.map(operator.itemgetter(place), candidates)
             found = found._replace(q=q, elbo=elbos[place], averages=i + 1, hessian=hessian)
             found, _ = self._control(found)
-            if gain < _LITTLE:
+            if gain < LITTLE:
                 break
         return found
 

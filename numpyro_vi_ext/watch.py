@@ -1,11 +1,11 @@
 """What is seen of a fit from outside: whether it has come to rest, or how fast it still moves."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
 
+from numpyro_vi_ext.algorithm import State, result_of
 from numpyro_vi_ext.convergence import (
     FIRST_MARK,
     LEAST_STEPS,
@@ -70,14 +70,14 @@ class Watch:
         self._trail = [mark for mark in self._trail if mark[0] <= step]
         self._losses, self._plateau = Losses(), Plateau(min_steps=LEAST_STEPS)
 
-    def look(self, step: int, state: Any, losses: np.ndarray | None) -> bool:
+    def look(self, step: int, state: State, losses: np.ndarray | None) -> bool:
         """Look at the fit at a mark; whether it has come to rest."""
         if not self._by_result:
             return losses is not None and self._plateau.reached(losses)
         self._trail = kept([*self._trail, self._mark(step, state)])
         return motion(self._trail, self._read(losses)).settled
 
-    def judge(self, step: int, state: Any, losses: np.ndarray | None) -> Seen:
+    def judge(self, step: int, state: State, losses: np.ndarray | None) -> Seen:
         """What to say of the fit if it ends at this step."""
         if step < _LEAST_SEEN:
             return Seen("")
@@ -117,11 +117,6 @@ class Watch:
         self._losses.update(losses)
         return self._losses
 
-    def _mark(self, step: int, state: Any) -> Mark:
-        q = _result(state).q
+    def _mark(self, step: int, state: State) -> Mark:
+        q = result_of(state).q
         return step, q.mean(), q.std()
-
-
-@jax.jit
-def _result(state: Any) -> Any:
-    return state.result

@@ -345,7 +345,7 @@ def test_repr_of_many_sites():
 def test_an_approximation_is_not_changed_by_later_fits():
     advi = vi.ADVI(conjugate, model_args=(Y,), random_seed=0)
     first = advi.approx
-    second = advi.fit(10, progressbar=False)
+    second = advi.fit(10, progressbar=False, warmup=False)
     mean, hist = second.mean.copy(), second.hist
     third = advi.refine(10, progressbar=False)
     assert (first.steps, second.steps, third.steps) == (0, 10, 20)

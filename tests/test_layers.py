@@ -51,6 +51,7 @@ LAYERS = (
         "approximation",
         "approximation.*",
         "beyond",
+        "calibration",
         "callbacks",
         "diagnostics",
         "evaluate",
@@ -60,11 +61,12 @@ LAYERS = (
         "predict",
         "saving",
         "shape",
+        "simulating",
         "traces",
         "verdict",
         "weights",
     },
-    {"fitting", "inference", "methods"},
+    {"fitting", "inference", "lanes", "methods", "vsbc"},
     {"__init__"},
 )
 # Packages that only some modules may import.
@@ -72,7 +74,7 @@ KEPT_TO = {
     "arviz": {"diagnostics", "io_arviz"},
     "arviz_stats": {"io_arviz"},
     "matplotlib": {"plotting"},
-    "tqdm": {"reporting"},
+    "tqdm": {"lanes", "reporting"},
 }
 MODULE_LINES = 300
 FUNCTION_LINES = 40
