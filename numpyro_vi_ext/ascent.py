@@ -1,5 +1,6 @@
 """The compiled parts of a warm-up."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -90,8 +91,13 @@ class Search:
         found = whiten(hessian)
         lengths = 0.5 ** jnp.arange(1.0 * math.prod(CANDIDATES)).reshape(CANDIDATES)
         direction = found.solve(slope)
-        laplace = functools.partial(self._family.laplace, curvature=found)
-        return jax.vmap(jax.vmap(lambda t: laplace(middle + t * direction)))(lengths), found
+        base: Any = self._family.laplace(middle, found)
+
+        def at_length(t: Array) -> DensityFamily:
+            moved = {name: getattr(base, name) + t * direction for name in base.locations}
+            return dataclasses.replace(base, **moved)
+
+        return jax.vmap(jax.vmap(at_length))(lengths), found
 
     def _log_density(self, inputs: Inputs, theta: Array, key: Array, step: Any) -> Any:
         """What q is to be proportional to, on the data of a step."""
@@ -111,7 +117,8 @@ class Search:
         self, z: Array, theta: Array, inputs: Inputs, key: Array, most: Array, dense: bool
     ) -> Round:
         log_density = self._log_density(inputs, theta, key, 0)
-        return jax.vmap(functools.partial(self._run_round, log_density, key, most, dense))(z)
+        # one after the other: see `entries_at_once` about decompositions side by side
+        return jax.lax.map(functools.partial(self._run_round, log_density, key, most, dense), z)
 
     def _run_round(self, log_density: Any, key: Array, most: Array, dense: bool, z: Array) -> Round:
         hessian = curvature(lambda x: -log_density(x), z, key, dense)
@@ -133,7 +140,8 @@ class Search:
         def one(q: DensityFamily) -> Array:
             return jnp.mean(in_blocks(lambda e: log_density(q.transform(e)), eps)) + q.entropy()
 
-        return jax.vmap(jax.vmap(one))(q)
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), q)
+        return jax.lax.map(one, flat).reshape(jax.tree.leaves(q)[0].shape[:2])
 
     def _slopes_at(
         self, q: DensityFamily, theta: Array, inputs: Inputs, key: Array

@@ -1,7 +1,7 @@
 """``jax.vmap`` in blocks of bounded memory."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -10,6 +10,10 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters import partial_eval
 
 BLOCK_NUMBERS = 2**22  # numbers that one block may fill
+
+_LAPACK = frozenset(
+    "cholesky eig eigh geqrf householder_product lu qr schur svd triangular_solve".split()
+)
 
 
 def in_blocks(one: Callable[[Any], Any], xs: Any, block_size: int | None = None) -> Any:
@@ -42,27 +46,29 @@ def in_blocks(one: Callable[[Any], Any], xs: Any, block_size: int | None = None)
 
 
 def entries_at_once(one: Callable[[Any], Any], xs: Any) -> int:
-    """How many entries, at least 1, fill `BLOCK_NUMBERS` numbers together; as for `in_blocks`."""
+    """How many entries, at least 1, fill `BLOCK_NUMBERS` numbers together; as for `in_blocks`.
+
+    Just 1 where a matrix is decomposed on a CPU: JAX (0.10) shares a batch of decompositions out
+    over threads of the pool that they run in, and two batches at a time can wait for each other
+    forever.
+    """
     example = jax.tree.map(lambda x: jax.typeof(x).update(shape=x.shape[1:]), xs)
-    return max(1, BLOCK_NUMBERS // _numbers(one, example))
-
-
-def _numbers(one: Callable[[Any], Any], example: Any) -> int:
-    """Numbers in the results of one call, and in the largest array on the way to them."""
     closed = jax.make_jaxpr(one)(example)
     needed, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
-    return max(1, sum(map(_size, needed.outvars)) + _largest(needed))
+    equations = list(_equations(needed))
+    if jax.default_backend() == "cpu" and any(e.primitive.name in _LAPACK for e in equations):
+        return 1
+    largest = max([0, *(_size(x) for equation in equations for x in equation.outvars)])
+    return max(1, BLOCK_NUMBERS // max(1, sum(map(_size, needed.outvars)) + largest))
 
 
-def _largest(jaxpr: Any) -> int:
-    """Size of the largest array computed in a JAX program, at any depth."""
-    sizes = [0]
-    for eqn in jaxpr.eqns:
-        sizes += map(_size, eqn.outvars)
-        for part in jax.tree.leaves(eqn.params, is_leaf=lambda x: isinstance(x, ClosedJaxpr)):
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    """All operations of a JAX program, at any depth."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for part in jax.tree.leaves(equation.params, is_leaf=lambda x: isinstance(x, ClosedJaxpr)):
             if isinstance(part, ClosedJaxpr | Jaxpr):
-                sizes.append(_largest(getattr(part, "jaxpr", part)))
-    return max(sizes)
+                yield from _equations(getattr(part, "jaxpr", part))
 
 
 def _size(var: Any) -> int:
