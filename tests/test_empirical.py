@@ -438,7 +438,8 @@ def test_a_fit_goes_on_from_a_warm_start():
     np.testing.assert_array_equal(inference.approx.mean, mean_field.mean)
     approx = inference.fit(3000, progressbar=False)
     # It begins where mean-field ended, not at the start of a new fit, and ends at the posterior.
-    cold = vi.KLqp(vi.FullRank(correlated), random_seed=1).fit(50, progressbar=False)
+    cold = vi.KLqp(vi.FullRank(correlated), random_seed=1)
+    cold.fit(50, warmup=False, progressbar=False)
     assert approx.hist[:20].mean() == pytest.approx(gap - LOG_EVIDENCE, abs=0.7)
     assert cold.hist[:20].mean() > gap - LOG_EVIDENCE + 5
     assert approx.elbo(4000, 0).elbo == pytest.approx(LOG_EVIDENCE, abs=0.01)
