@@ -388,7 +388,11 @@ def test_attributes():
                 "message": approx.message,
                 "steps": 50,
                 "seed": 3,
+                "warmup": approx.facts.warmup,
+                "motion": "",
+                "skipped": 0,
             }
+    assert approx.facts.warmup.startswith("warm-up: ELBO ")
     loss = idata["fit_stats"]["loss"]
     np.testing.assert_array_equal(loss, approx.hist)
     assert loss.shape == (50,)
