@@ -1,6 +1,6 @@
 r"""A start and a scale before the first step.
 
-From several points at once, quasi-Newton ascent on the log density, in rounds. Each round first
+From several points, ascent on the log density by Newton's method or L-BFGS, in rounds. Each round first
 takes the Hessian :math:`H` where it stands; that whitens the coordinates of the ascent, and gives a
 candidate: the member of the family nearest to a Gaussian of precision :math:`|H|` there. Along the
 path the candidate of the largest ELBO is taken, as in Pathfinder (Zhang et al. 2022), so that an
@@ -65,7 +65,7 @@ class Found(NamedTuple):
             return f"warm-up: nothing better than the plain start (ELBO {self.plain:,.5g})"
         return (
             f"warm-up: ELBO {self.elbo:,.5g} (plain start: {self.plain:,.5g}) after "
-            f"{self.iterations} quasi-Newton iterations and {self.averages} averages"
+            f"{self.iterations} iterations and {self.averages} averages"
         )
 
 

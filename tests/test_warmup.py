@@ -197,7 +197,7 @@ def test_models_of_other_kinds(name):
     case = CASES[name]
     options = {"args": case.args, "kwargs": case.kwargs}
     found, plain = warm(case.fn, **options), warm(case.fn, warmup=False, **options)
-    assert "quasi-Newton" in found.facts.warmup
+    assert " iterations and " in found.facts.warmup
     (elbo, se), (least, least_se) = (q.elbo(2000, random_seed=0) for q in (found, plain))
     assert elbo > least - 4 * np.hypot(se, least_se)
     for name, value in plain.model_params.items():
@@ -241,7 +241,7 @@ def test_batches(kind):
         approx = warm(rows_of_a_stream, args=(vi.Stream(batches, total_size=len(ROWS))["y"],))
         error = (approx.mean[0] - ROWS[:500].mean()) * np.sqrt(5000)
         assert abs(error) < 0.05
-    assert "quasi-Newton" in approx.facts.warmup
+    assert " iterations and " in approx.facts.warmup
     np.testing.assert_allclose(approx.std, 5000**-0.5, rtol=1e-3)
 
 
@@ -281,7 +281,7 @@ def test_auto_leaves_alone_what_the_user_chose(options):
     assert same(fit(**options), fit(warmup="auto", **options))
     assert same(fit(**options), fit(warmup=False, **options))
     forced = fit(warmup=True, **options)
-    assert "quasi-Newton" in forced.facts.warmup
+    assert " iterations and " in forced.facts.warmup
     np.testing.assert_allclose(forced.mean, Y, atol=0.1)
 
 
@@ -292,7 +292,7 @@ def test_auto_warms_up_where_nothing_was_said(method):
     np.testing.assert_allclose(warmed.mean, Y, atol=0.1)
     np.testing.assert_allclose(plain.mean, 0, atol=2 * 1.1)  # two steps of about 1
     text = warmed.facts.warmup
-    after = r"after \d+ quasi-Newton iterations and \d+ averages"
+    after = r"after \d+ iterations and \d+ averages"
     assert re.fullmatch(rf"warm-up: ELBO \S+ \(plain start: \S+\) {after}", text)
     assert plain.facts.warmup == ""
 
@@ -332,10 +332,10 @@ def test_auto_goes_on_from_what_was_fitted():
     inference = vi.ADVI(small, model_args=(Y,), random_seed=0)
     first = inference.fit(2, progressbar=False)
     second = inference.fit(2, progressbar=False)
-    assert "quasi-Newton" in first.facts.warmup
+    assert " iterations and " in first.facts.warmup
     assert second.facts.warmup == ""
     again = inference.fit(2, warmup=True, progressbar=False)
-    assert "quasi-Newton" in again.facts.warmup
+    assert " iterations and " in again.facts.warmup
     other = vi.KLqp(vi.FullRank.from_approx(first), random_seed=0).fit(1, progressbar=False)
     assert other.facts.warmup == ""
     np.testing.assert_allclose(other.mean, first.mean, atol=0.5 * first.std[0])
