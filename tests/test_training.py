@@ -592,7 +592,7 @@ def test_the_sites_whose_parameters_went_bad_are_named():
     start = vi.MeanField(two, start={"b": 3.0}, start_sigma={"b": 0.01})
     inference = vi.KLqp(start, random_seed=0)
     with pytest.raises(vi.NonFiniteError, match="variational parameters of 'b' non-finite") as c:
-        inference.fit(2000, obj_optimizer=vi.sgd(1e-3), progressbar=False)
+        inference.fit(10_000, obj_optimizer=vi.sgd(1e-3), progressbar=False)
     assert c.value.sites == ("b",)
     assert np.isfinite(inference.approx.mean).all()
     assert len(inference.hist) == inference.approx.steps == c.value.step - 1
