@@ -53,13 +53,23 @@ def entries_at_once(one: Callable[[Any], Any], xs: Any) -> int:
     forever.
     """
     example = jax.tree.map(lambda x: jax.typeof(x).update(shape=x.shape[1:]), xs)
-    closed = jax.make_jaxpr(one)(example)
-    needed, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
-    equations = list(_equations(needed))
-    if jax.default_backend() == "cpu" and any(e.primitive.name in _LAPACK for e in equations):
+    names = {equation.primitive.name for equation in _equations(_needed(one, example))}
+    if jax.default_backend() == "cpu" and names & _LAPACK:
         return 1
-    largest = max([0, *(_size(x) for equation in equations for x in equation.outvars)])
-    return max(1, BLOCK_NUMBERS // max(1, sum(map(_size, needed.outvars)) + largest))
+    return max(1, BLOCK_NUMBERS // _numbers(one, example))
+
+
+def _numbers(one: Callable[[Any], Any], example: Any) -> int:
+    """Numbers in the results of one call, and in the largest array on the way to them."""
+    needed = _needed(one, example)
+    sizes = [_size(x) for equation in _equations(needed) for x in equation.outvars]
+    return max(1, sum(map(_size, needed.outvars)) + max([0, *sizes]))
+
+
+def _needed(one: Callable[[Any], Any], example: Any) -> Any:
+    """The JAX program of one call, without what its results do not need."""
+    closed = jax.make_jaxpr(one)(example)
+    return partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))[0]
 
 
 def _equations(jaxpr: Any) -> Iterator[Any]:

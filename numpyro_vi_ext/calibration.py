@@ -59,7 +59,7 @@ class Calibration:
     ----------
     probabilities : dict
         Site -> for each data set the share of draws from q below the true value, shape
-        (data sets, *site shape).
+        ``(data sets, *site shape)``.
     ks_stats : dict
         Site -> two-sample Kolmogorov-Smirnov statistic between these probabilities and one minus
         them, shape of the site.
@@ -68,7 +68,7 @@ class Calibration:
         takes the two samples for independent, which they are not: a p-value of 0.05 there is
         one of 0.11 here.
     ranks : dict
-        Site -> number of draws below the true value, shape (data sets, *site shape).
+        Site -> number of draws below the true value, shape ``(data sets, *site shape)``.
     param_names : tuple of str
         The sites.
     spread_pvalues : dict
@@ -162,7 +162,7 @@ class Calibration:
 
 
 def calibrate(ranks: dict[str, np.ndarray], draws: int, failed: int, about: str) -> Calibration:
-    """Test ranks of true values among `draws` draws, each of shape (data sets, *site shape)."""
+    """Test ranks of true values among `draws` draws, each of shape ``(data sets, *site shape)``."""
     stats, symmetric, spread = {}, {}, {}
     for name, found in ranks.items():
         flat = found.reshape(len(found), math.prod(found.shape[1:])).T

@@ -1,6 +1,6 @@
 r"""A start and a scale before the first step.
 
-From several points, ascent on the log density by Newton's method or L-BFGS, in rounds. Each round first
+From several points, ascent on the log density by Newton's method or L-BFGS, in rounds. Each round
 takes the Hessian :math:`H` where it stands; that whitens the coordinates of the ascent, and gives a
 candidate: the member of the family nearest to a Gaussian of precision :math:`|H|` there. Along the
 path the candidate of the largest ELBO is taken, as in Pathfinder (Zhang et al. 2022), so that an
