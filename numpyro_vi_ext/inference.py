@@ -221,11 +221,9 @@ class Inference(abc.ABC):
         past = self._past if losses is None else (*self._past, losses)
         facts = Facts(past, status, message, step, self.method, self._seed, approx.facts.origin)
         if self._run is not None:
-            run = self._run
-            skipped = int(run.state.skipped)
-            facts = facts._replace(
-                warmup=run.warmup, motion=run.motion, optima=run.optima, skipped=skipped
-            )
+            facts = facts._replace(warmup=self._run.warmup, optima=self._run.optima)
+        if self._run is not None and status != "running":  # known at the end only
+            facts = facts._replace(motion=self._run.motion, skipped=int(self._run.state.skipped))
         return approx.at(point, facts)
 
     def _losses(self) -> tuple[np.ndarray, ...]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_vi_ext.algorithm import Algorithm, Point, State
+from numpyro_vi_ext.ascent import search_for
 from numpyro_vi_ext.batching.supply import Supply
 from numpyro_vi_ext.chunk import NEVER, Chunk, chunk_for
 from numpyro_vi_ext.curvature import Curvature
@@ -16,7 +17,7 @@ from numpyro_vi_ext.families.base import DensityFamily
 from numpyro_vi_ext.feeding import Fed
 from numpyro_vi_ext.objectives import Objective
 from numpyro_vi_ext.run import Prepared, Run
-from numpyro_vi_ext.warmup import HELD_OUT, Found, Report, Warmup, search_for
+from numpyro_vi_ext.warmup import HELD_OUT, Found, Report, Warmup
 from numpyro_vi_ext.watch import Watch
 
 Array = jax.Array
@@ -168,11 +169,11 @@ class Plan(NamedTuple):
             if warmup.report(f"Starts side by side, step {end}"):
                 return None
             state = chunk.side_by_side(state, inputs, end)
-        results = through(state.framed_result.q, state.frame)
+        results = _out_of_frames(state.framed_result.q, state.frame)
         return warmup.elbo(jax.tree.map(lambda x: x[:, None], results))[:, 0]
 
 
 @jax.jit
-def through(q: DensityFamily, frame: DensityFamily | None) -> DensityFamily:
+def _out_of_frames(q: DensityFamily, frame: DensityFamily | None) -> DensityFamily:
     """Several q out of their frames."""
     return q if frame is None else jax.vmap(lambda q, frame: q.through(frame))(q, frame)

@@ -27,12 +27,12 @@ def describe(run: Run) -> str:
 def report(run: Run, done: int, n: int, show: bool) -> None:
     """Log how it ended, and keep it as the message of the run."""
     if run.message:
-        say(run.message, show)
+        _say(run.message, show)
     run.motion, still = run.watch.judge(run.step, run.state, run.losses)
     if run.status == "non-finite":
         return
     text = "Initialization only" if run.step == 0 == n else _ending(run, done, n)
-    say(text, show)
+    _say(text, show)
     skipped = int(run.state.skipped)
     remarks = [
         f"{skipped:,d} steps were not finite, and skipped" if skipped else "",
@@ -40,7 +40,7 @@ def report(run: Run, done: int, n: int, show: bool) -> None:
         still if run.status == "finished" else "",
     ]
     for remark in filter(None, remarks):
-        say(remark, show)
+        _say(remark, show)
     run.message = "\n".join(filter(None, [run.message or text, *remarks]))
 
 
@@ -57,7 +57,7 @@ def _ending(run: Run, done: int, n: int) -> str:
     return text
 
 
-def say(text: str, show: bool) -> None:
+def _say(text: str, show: bool) -> None:
     """Log; where logging does not show it, write it below the progress bar, if that is shown."""
     logger.info(text)
     logged = logger.hasHandlers() and logger.isEnabledFor(logging.INFO)

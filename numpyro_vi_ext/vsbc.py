@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from numpyro_vi_ext.ascent import search_for
 from numpyro_vi_ext.calibration import Calibration, calibrate
 from numpyro_vi_ext.checks import as_count
 from numpyro_vi_ext.feeding import Fed, Feed
@@ -16,7 +17,6 @@ from numpyro_vi_ext.model import as_model
 from numpyro_vi_ext.preparation import Plan
 from numpyro_vi_ext.seeds import Seed, as_key
 from numpyro_vi_ext.simulating import Simulated, simulate
-from numpyro_vi_ext.warmup import search_for
 
 Array = jax.Array
 

@@ -19,12 +19,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from numpyro_vi_ext.ascent import Round, Search, search_for
+from numpyro_vi_ext.ascent import Round, Search
 from numpyro_vi_ext.curvature import Curvature
 from numpyro_vi_ext.families.base import DensityFamily
 from numpyro_vi_ext.model import Inputs
-
-__all__ = ["HELD_OUT", "Found", "Report", "Warmup", "search_for"]
 
 Array = jax.Array
 Report = Callable[[str], bool]  # is told what is going on; says whether to give up

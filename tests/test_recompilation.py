@@ -2,7 +2,6 @@
 
 import gc
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -34,20 +33,6 @@ def data(seed, rows=6):
 def fit(n=200, *, seed=0, rows=6, **options):
     options = {"random_seed": seed, "progressbar": False} | options
     return vi.fit(regression, n, model_args=data(seed, rows), **options)
-
-
-@pytest.fixture
-def compiled():
-    """Names of the programs compiled since the start of the test."""
-    names, active = [], [True]
-
-    def listener(event, duration, **info):
-        if active and event.endswith("backend_compile_duration"):
-            names.append(info.get("fun_name"))
-
-    jax.monitoring.register_event_duration_secs_listener(listener)
-    yield names
-    active.clear()  # older versions of JAX cannot unregister it
 
 
 class Nothing:

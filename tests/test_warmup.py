@@ -400,20 +400,6 @@ def test_callbacks_see_what_a_fit_of_that_length_returns():
     assert seen[7].facts.warmup == whole.facts.warmup
 
 
-@pytest.fixture
-def compiled():
-    """Names of the programs compiled since the start of the test."""
-    names, active = [], [True]
-
-    def listener(event, duration, **info):
-        if active and event.endswith("backend_compile_duration"):
-            names.append(info.get("fun_name"))
-
-    jax.monitoring.register_event_duration_secs_listener(listener)
-    yield names
-    active.clear()  # older versions of JAX cannot unregister it
-
-
 @pytest.mark.parametrize("model", [small, zoo.eight_schools], ids=["gaussian", "not"])
 def test_a_second_fit_compiles_nothing(model, compiled):
     args = [(Y,), (Y + 1,), (2 * Y,)]
