@@ -140,8 +140,9 @@ class Search:
         def one(q: DensityFamily) -> Array:
             return jnp.mean(in_blocks(lambda e: log_density(q.transform(e)), eps)) + q.entropy()
 
-        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), q)
-        return jax.lax.map(one, flat).reshape(jax.tree.leaves(q)[0].shape[:2])
+        k, m = q.mu.shape[:2]  # type: ignore
+        flat = jax.tree.map(lambda x: x.reshape(k * m, *x.shape[2:]), q)
+        return jax.lax.map(one, flat).reshape(k, m)
 
     def _slopes_at(
         self, q: DensityFamily, theta: Array, inputs: Inputs, key: Array
