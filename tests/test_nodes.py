@@ -17,7 +17,6 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from scipy import integrate, stats
-from test_recompilation import compiled  # noqa: F401  a fixture
 
 import numpyro_vi_ext as vi
 from numpyro_vi_ext import cache, nodes
@@ -426,7 +425,7 @@ def count(f):
     return counted
 
 
-def quiet(compiled, function):  # noqa: F811
+def quiet(compiled, function):
     """Call, and make sure that nothing was traced or compiled."""
     for names in (traced, evaluated, compiled):
         names.clear()
@@ -437,7 +436,7 @@ def quiet(compiled, function):  # noqa: F811
 
 @pytest.mark.parametrize("size", [None, 5])
 @pytest.mark.parametrize("replaced", [None, "latent", "arguments"])
-def test_repeated_calls_compile_nothing(compiled, size, replaced):  # noqa: F811
+def test_repeated_calls_compile_nothing(compiled, size, replaced):
     """With the same function, and with an equal one made anew; data and q may be others."""
 
     def call(approx, node, shift=0.0):
@@ -460,7 +459,7 @@ def test_repeated_calls_compile_nothing(compiled, size, replaced):  # noqa: F811
     assert len(np.unique(values)) == np.size(values)
 
 
-def test_names_and_structures_compile_once(approx, rows, compiled):  # noqa: F811
+def test_names_and_structures_compile_once(approx, rows, compiled):
     node = lambda: {"a": "w", "b": [operator.itemgetter("sd"), lambda s: s["mean"].sum()]}  # noqa: E731
     approx.sample_node(node(), 3)
     approx.sample_node("w", 3)
@@ -473,7 +472,7 @@ def test_names_and_structures_compile_once(approx, rows, compiled):  # noqa: F81
 
 
 @pytest.mark.slow
-def test_within_a_tracker(compiled):  # noqa: F811
+def test_within_a_tracker(compiled):
     """A fit that evaluates nodes at every tenth step compiles nothing the second time."""
     X_test = X[:3] + 1
 
@@ -546,7 +545,7 @@ def test_array_in_place_of_another_is_seen_over_the_rows_too(rows):
     assert_close(rows.evaluate_over_trace(node), w * [2, 3])
 
 
-def test_functions_that_count_or_remember_compile_once(approx, compiled):  # noqa: F811
+def test_functions_that_count_or_remember_compile_once(approx, compiled):
     """What every run changes is no change, nor is what only the first one sets."""
 
     class Remembers:
