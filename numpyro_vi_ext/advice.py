@@ -90,6 +90,7 @@ def judge_density(seen: Density, past: History) -> Judgement:
         remarks += _of_numbers(seen)
         remarks += [] if seen.is_random else _of_shape(seen)
     elif seen.khat >= seen.threshold:  # of something on its way
+        remarks = [*_of_structure(seen), *remarks] if not seen.off else remarks
         remarks += [Remark("Then diagnose again: k-hat tells nothing about where it will end.")]
     remarks += _of_optima(past.optima)
     is_good = seen.khat < _GOOD_KHAT and not _is_moved(seen)
@@ -167,31 +168,38 @@ def _of_shape(seen: Density) -> list[Remark]:
     """How q differs from the posterior, and what helps."""
     is_high, moved = seen.khat >= seen.threshold, _is_moved(seen)
     is_poor = is_high or seen.beyond is not None
-    found, known = [], False
+    found, structure = [], _of_structure(seen)
+    known = bool(seen.off or structure)
     if seen.off:
         text = f"The ELBO rises if q's mean moves at {_first(seen.off)}: run more steps."
         found += [Remark(text, is_bad=abs(seen.shift[1]) > _OFF)]
-        known = True
     if seen.pairs and not seen.is_dense and (is_poor or moved):
         text = f"The posterior is correlated at {_first_pair(seen.pairs)}: take full rank "
         found += [Remark(text + "(method='fullrank_advi').")]
         known = True
-    if seen.humps:
-        text = f"Two humps at {_first(seen.humps)}, which one Gaussian covers: q has not the shape."
-        found += [Remark(text, is_bad=True)]
-    if seen.funnels and is_poor and seen.effective < _OF_ONE_SIZE:
-        text = (
-            f"The spread of {_first_pair([(j, i) for i, j in seen.funnels], ' changes with ')}: a "
-            "funnel or a bend. Reparameterise (non-centred, as with LocScaleReparam)."
-        )
-        found += [Remark(text)]
-        known = True
+    found += structure
     if seen.beyond and not seen.off:
         found += [_of_beyond(*seen.beyond, known)]
     if is_high:
         found += [_of_high_khat(seen, known)]
     elif moved:
         found += [Remark(f"Take smoothed draws, {SMOOTHED}: they move {_told(seen)}.")]
+    return found
+
+
+def _of_structure(seen: Density) -> list[Remark]:
+    """Shapes that no step will give q."""
+    found = []
+    if seen.humps:
+        text = f"Two humps at {_first(seen.humps)}, which one Gaussian covers: q has not the shape."
+        found += [Remark(text, is_bad=True)]
+    is_poor = seen.khat >= seen.threshold or seen.beyond is not None
+    if seen.funnels and is_poor and seen.effective < _OF_ONE_SIZE:
+        text = (
+            f"The spread of {_first_pair([(j, i) for i, j in seen.funnels], ' changes with ')}: a "
+            "funnel or a bend. Reparameterise (non-centred, as with LocScaleReparam)."
+        )
+        found += [Remark(text)]
     return found
 
 
