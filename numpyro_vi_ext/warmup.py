@@ -30,7 +30,8 @@ Report = Callable[[str], bool]  # is told what is going on; says whether to give
 HELD_OUT = 4  # batches on which candidates are compared, where steps see batches
 STARTS = 4  # points to climb from, the first of which is the plain start
 RADIUS = 2.0  # of the others around it, in unconstrained space
-ROUNDS = (8, 16, 32, 64, *[128] * 20, 0)  # most iterations in each where a Hessian is a diagonal
+ROUNDS = (8, 16, 32, 64, *[128] * 96)  # most iterations in each where a Hessian is a diagonal
+LEAST, PATIENCE = 24, 8  # rounds after which, and without a better candidate, an ascent ends
 DENSE = 256  # dimensions up to which it is a matrix
 AVERAGES = 10  # steps with averages at most,
 _LESS_NOISE = 0.25  # of the variance of gradients, which makes a control variate worth its cost
@@ -123,7 +124,7 @@ class Warmup(NamedTuple):
         z = self.starts(plain.mean(), count)
         copies = jax.tree.map(lambda x: np.broadcast_to(x, (count, 2, *x.shape)), plain)
         elbo = float(self.elbo(copies)[0, 0])
-        best, done = [Found(plain, elbo, elbo)] * count, np.zeros(count, int)
+        best, done, latest = [Found(plain, elbo, elbo)] * count, np.zeros(count, int), 0
         for i, most in enumerate(ROUNDS):
             if self.report(f"Warm-up, round {i + 1}"):
                 return None
@@ -135,10 +136,11 @@ class Warmup(NamedTuple):
                 if elbos[place] > found.elbo:
                     q = jax.tree.map(operator.itemgetter(place), candidates)
                     best[lane] = Found(q, elbos[place], elbo, int(done[lane]), hessian=hessian)
+                    latest = i if elbos[place] - found.elbo > LITTLE else latest
                 elif i == 0:
                     best[lane] = found._replace(hessian=hessian)
             done += iterations
-            if not iterations.any():
+            if not iterations.any() or i - latest >= (PATIENCE if i >= LEAST else LEAST):
                 break
         return best
 

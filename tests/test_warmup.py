@@ -99,6 +99,25 @@ def test_far_starts_flat_priors_and_scales_from_1e_4_to_1e4(method):
     np.testing.assert_allclose(approx.std, SCALES, rtol=1e-3)
 
 
+def unscaled(X, y):
+    with numpyro.plate("columns", X.shape[1]):
+        b = numpyro.sample("b", dist.ImproperUniform(constraints.real, (), ()))
+    sigma = numpyro.sample("sigma", dist.HalfCauchy(5.0))
+    numpyro.sample("y", dist.Normal(X @ b, sigma), obs=y)
+
+
+def test_a_start_ten_million_times_the_noise_away():
+    """The scale of the noise has to grow by that factor, and to shrink again, in 34 rounds."""
+    rng = np.random.default_rng(0)
+    X = 5 + rng.normal(size=(200, 3))
+    y = X @ [1.0, -2.0, 3.0] + rng.normal(size=200)
+    units = np.array([1e-3, 1.0, 1e7])
+    approx = warm(unscaled, "fullrank_advi", args=(X * units, y))
+    exact, residual, *_ = np.linalg.lstsq(X, y)
+    sd = np.sqrt(residual / 197 * np.diag(np.linalg.inv(X.T @ X)))
+    assert np.abs((approx.mean[:3] * units - exact) / sd).max() < 0.05
+
+
 def test_the_fit_after_it_stays_at_the_optimum():
     approx = vi.fit(flat, 500, model_args=(jnp.array(SCALES),), random_seed=1, progressbar=False)
     assert approx.facts.warmup
