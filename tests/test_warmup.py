@@ -107,15 +107,15 @@ def unscaled(X, y):
 
 
 def test_a_start_ten_million_times_the_noise_away():
-    """The scale of the noise has to grow by that factor, and to shrink again, in 34 rounds."""
+    """The scale of the noise has to grow by that factor, and to shrink again, in 33 rounds."""
     rng = np.random.default_rng(0)
-    X = 5 + rng.normal(size=(200, 3))
-    y = X @ [1.0, -2.0, 3.0] + rng.normal(size=200)
-    units = np.array([1e-3, 1.0, 1e7])
+    X = 5 + rng.normal(size=(200, 8))
+    y = X @ np.arange(1.0, 9.0) + rng.normal(size=200)
+    units = np.logspace(-3, 7, 8)
     approx = warm(unscaled, "fullrank_advi", args=(X * units, y))
     exact, residual, *_ = np.linalg.lstsq(X, y)
-    sd = np.sqrt(residual / 197 * np.diag(np.linalg.inv(X.T @ X)))
-    assert np.abs((approx.mean[:3] * units - exact) / sd).max() < 0.05
+    sd = np.sqrt(residual / 192 * np.diag(np.linalg.inv(X.T @ X)))
+    assert np.abs((approx.mean[:8] * units - exact) / sd).max() < 0.1
 
 
 def test_the_fit_after_it_stays_at_the_optimum():
