@@ -16,6 +16,7 @@ _OFF = 0.3  # sds that a mean may be off where the ELBO still rises
 _OF_ONE_SIZE = 0.3  # effective part of the draws from which on weights are called that
 _LOST = 0.01  # part of the draws
 _ROUNDED = 0.1  # nats
+_COARSE = 0.5  # sds
 _SAME = 1.0  # nats between the ELBOs of restarts that came to the same place
 _NEGLIGIBLE = 5.0  # nats: a mode so much lower holds less than a hundredth of the mass
 _MUCH = 1.25  # times what a variance should be
@@ -45,6 +46,7 @@ class Density(NamedTuple):
     effective: float  # part of the draws
     lost: float  # part of the draws
     rounding: float  # nats
+    step: tuple[str, float]  # in sds, between numbers next to each other in this precision
     is_random: bool
     is_dense: bool  # whether q has correlations
     shift: tuple[str, float]  # the mean that moves most, in posterior sds
@@ -85,10 +87,11 @@ class Judgement(NamedTuple):
 
 def judge_density(seen: Density, past: History) -> Judgement:
     """What to make of a q with a density."""
-    remarks = _of_history(past)
-    if not any(remark.is_bad for remark in remarks):
-        remarks += _of_numbers(seen)
-        remarks += [] if seen.is_random else _of_shape(seen)
+    history = _of_history(past)
+    remarks = history + _of_numbers(seen)
+    if not any(remark.is_bad for remark in history):
+        can_be_seen = not seen.is_random and seen.step[1] <= _COARSE
+        remarks += _of_shape(seen) if can_be_seen else []
     elif seen.khat >= seen.threshold:  # of something on its way
         remarks = [*_of_structure(seen), *remarks] if not seen.off else remarks
         remarks += [Remark("Then diagnose again: k-hat tells nothing about where it will end.")]
@@ -155,7 +158,14 @@ def _of_numbers(seen: Density) -> list[Remark]:
             "where the model breaks down. Check for overflow and for hard limits."
         )
         found += [Remark(text, is_bad=seen.lost > _LOST)]
-    if seen.rounding > _ROUNDED:
+    if seen.step[1] > _COARSE:
+        text = (
+            f"Neighbouring numbers at {seen.step[0]} are {seen.step[1]:.2g} of its sds apart: "
+            "neither fit nor draws resolve that. Use double precision (jax_enable_x64), or take a "
+            "constant off the data."
+        )
+        found += [Remark(text, is_bad=True)]
+    elif seen.rounding > _ROUNDED:
         text = (
             f"Log densities of this size are rounded to {seen.rounding:.1g} nats, which makes "
             "k-hat and ELBO noisy: use double precision (jax_enable_x64)."

@@ -489,3 +489,18 @@ def test_a_second_verdict_compiles_nothing():
     count = len(traced)
     vi.MeanField(model, model_args=(2.0,)).diagnose(random_seed=1)
     assert len(traced) == count
+
+
+def test_a_posterior_that_single_precision_cannot_resolve():
+    """At 1e5 float32 numbers are 0.0078 apart; the posterior's sd is 0.001."""
+    y = 1e5 + 0.01 * np.random.default_rng(0).normal(size=100)
+
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 1e6))
+        numpyro.sample("y", dist.Normal(mu, 0.01), obs=y)
+
+    approx = vi.fit(model, model_args=(y,), random_seed=0, progressbar=False)
+    verdict = approx.diagnose(random_seed=0)
+    assert not verdict.ok
+    assert "Neighbouring numbers at mu are 7.3 of its sds apart" in said(verdict)
+    assert np.isfinite(verdict.sites.to_numpy()[:, 1:].astype(float)).all()

@@ -29,12 +29,14 @@ def diagnose_density(approx: ApproximationBase, key: Array, draws: int) -> Verdi
     shift, ratio = _moves(z, found.smoothed)
     is_random = target.program.is_random
     effective = np.nan if is_random else 1 / float(np.sum(found.smoothed**2))
+    steps = np.spacing(np.abs(point.q.mean())) / point.q.std()  # between neighbouring numbers
     seen = Density(
         khat=found.khat,
         threshold=found.threshold,
         effective=effective / draws,
         lost=found.lost / draws,
         rounding=found.rounding,
+        step=_worst(layout, steps, steps),
         is_random=is_random,
         is_dense=point.q.metric().ndim == 2,
         shift=_worst(layout, shift, np.abs(shift)),
@@ -130,8 +132,11 @@ def _moves(z: np.ndarray, smoothed: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         at = slice(start, start + _COLUMNS)
         columns = z[:, at].astype(float)
         before, after = columns.mean(0), smoothed @ columns
+        spread = columns.std(0)
+        seen = spread > 0  # in single precision all draws may be the same number
         sd = np.sqrt(np.maximum(smoothed @ (columns - after) ** 2, np.finfo(float).tiny))
-        shift[at], ratio[at] = (after - before) / sd, sd / columns.std(0)
+        shift[at] = np.where(seen, (after - before) / sd, 0.0)
+        ratio[at] = np.divide(sd, spread, out=np.ones_like(sd), where=seen)
     return shift, ratio
 
 
