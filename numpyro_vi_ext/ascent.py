@@ -37,10 +37,15 @@ class Round(NamedTuple):
 
 
 class Search:
-    """The compiled parts of a warm-up, for models and data of one shape."""
+    """The compiled parts of a warm-up, for models and data of one shape.
 
-    def __init__(self, fed: Fed, objective: Elbo, family: type[DensityFamily]) -> None:
-        self._program, self._feed = fed.program, fed.feed
+    Where steps see batches, it looks at groups of them: group i is those of `batches` steps.
+    """
+
+    def __init__(
+        self, fed: Fed, objective: Elbo, family: type[DensityFamily], batches: int
+    ) -> None:
+        self._program, self._feed, self._batches = fed.program, fed.feed, batches
         self._objective, self._family = objective, family
         self._round = jax.jit(self._run_rounds, static_argnames="dense")
         self._elbo = jax.jit(self._estimate)
@@ -56,9 +61,9 @@ class Search:
         """
         return self._round(z, theta, inputs, key, np.int32(most), dense=dense)
 
-    def elbo(self, q: DensityFamily, theta: Array, inputs: Inputs, key: Array, step: int) -> Array:
-        """ELBO of stacked candidates (k, m) on the data of one step."""
-        return self._elbo(q, theta, inputs, key, np.int32(step))
+    def elbo(self, q: DensityFamily, theta: Array, inputs: Inputs, key: Array, group: int) -> Array:
+        """ELBO of stacked candidates (k, m) on the data of one group."""
+        return self._elbo(q, theta, inputs, key, np.int32(group))
 
     def slopes(
         self, q: DensityFamily, theta: Array, inputs: Inputs, key: Array
@@ -99,19 +104,21 @@ class Search:
 
         return jax.vmap(jax.vmap(at_length))(lengths), found
 
-    def _log_density(self, inputs: Inputs, theta: Array, key: Array, step: Any) -> Any:
-        """What q is to be proportional to, on the data of a step."""
+    def _log_density(self, inputs: Inputs, theta: Array, key: Array, group: Any) -> Any:
+        """What q is to be proportional to, on the data of a group."""
         data, constants = inputs
-        batch = self._feed.at_step(data, step)
         beta, scales = self._objective.beta, self._feed.scales
+        steps = group * self._batches + jnp.arange(self._batches)
 
-        def log_density(z: Array) -> Array:
-            model_key = jax.random.fold_in(key, step)
+        def at_step(z: Array, step: Array) -> Array:
+            model_key, batch = jax.random.fold_in(key, step), self._feed.at_step(data, step)
             inputs = batch, constants
             found = self._program.densities(inputs, model_key, z, theta, scales=scales)
             return found[0] + found[1] / beta
 
-        return log_density
+        if self._batches == 1:
+            return lambda z: at_step(z, steps[0])
+        return lambda z: jnp.mean(in_blocks(lambda step: at_step(z, step), steps))
 
     def _run_rounds(
         self, z: Array, theta: Array, inputs: Inputs, key: Array, most: Array, dense: bool
@@ -131,9 +138,9 @@ class Search:
         return Round(q, found, z + found.unwhiten(u), steps)
 
     def _estimate(
-        self, q: DensityFamily, theta: Array, inputs: Inputs, key: Array, step: Array
+        self, q: DensityFamily, theta: Array, inputs: Inputs, key: Array, group: Array
     ) -> Array:
-        log_density = self._log_density(inputs, theta, key, step)
+        log_density = self._log_density(inputs, theta, key, group)
         ndim = q.mu.shape[-1]  # type: ignore
         eps = _pairs(key, _PAIRS, ndim)
 
@@ -160,17 +167,23 @@ def _pairs(key: Array, count: int, ndim: int) -> Array:
 
 @functools.lru_cache(maxsize=16)
 def _search(
-    program: Program, feed: Feed, objective: Elbo, family: type[DensityFamily], inputs: Any
+    program: Program,
+    feed: Feed,
+    objective: Elbo,
+    family: type[DensityFamily],
+    batches: int,
+    inputs: Any,
 ) -> Search:
     shapes, treedef = inputs
-    return Search(Fed(program, feed, jax.tree.unflatten(treedef, shapes)), objective, family)
+    fed = Fed(program, feed, jax.tree.unflatten(treedef, shapes))
+    return Search(fed, objective, family, batches)
 
 
-def search_for(fed: Fed, objective: Elbo, family: type[DensityFamily]) -> Search:
+def search_for(fed: Fed, objective: Elbo, family: type[DensityFamily], batches: int = 1) -> Search:
     """The compiled parts of a warm-up, shared between fits."""
     leaves, treedef = jax.tree.flatten(fed.inputs)
     shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
-    return _search(fed.program, fed.feed, objective, family, (shapes, treedef))
+    return _search(fed.program, fed.feed, objective, family, batches, (shapes, treedef))
 
 
 def _newton(fn: Callable[[Array], Array], like: Array) -> tuple[Array, Array]:

@@ -82,6 +82,13 @@ class Fed(NamedTuple):
         """Whether a step sees a random part of the data."""
         return any(self.feed.plans) or self.program.is_random
 
+    @property
+    def batch_rows(self) -> int:
+        """Rows of the smallest batch that a step sees; 0 if it sees the full data."""
+        batch = jax.eval_shape(self.feed.at_step, self.inputs[0], 0)
+        cut = (x for x, plan in zip(batch, self.feed.plans, strict=False) if plan)
+        return min((x.shape[0] for x in cut if x.shape), default=0)
+
 
 class _Batched(NamedTuple):
     """A model traced for a batch, and its data arguments."""

@@ -17,7 +17,14 @@ from numpyro_vi_ext.families.base import DensityFamily
 from numpyro_vi_ext.feeding import Fed
 from numpyro_vi_ext.objectives import Objective
 from numpyro_vi_ext.run import Prepared, Run
-from numpyro_vi_ext.warmup import HELD_OUT, Found, Report, Warmup
+from numpyro_vi_ext.warmup import (
+    HELD_OUT,
+    ROWS,
+    ROWS_PER_DIMENSION,
+    Found,
+    Report,
+    Warmup,
+)
 from numpyro_vi_ext.watch import Watch
 
 Array = jax.Array
@@ -118,12 +125,10 @@ class Plan(NamedTuple):
     def _prepare(self, supply: Supply, report: Report) -> Prepared | None:
         """Begin after a warm-up, from the best of several starts; None if interrupted."""
         objective: Any = self.objective  # an Elbo, for only such defaults have frames
-        search = search_for(self.fed, objective, type(self.point.q))
-        steps = range(1, 1 + HELD_OUT) if self.fed.is_noisy else range(1)
-        end = supply.peek(steps.stop, lambda: report("Waiting for data"))
-        steps = steps[: end - steps.start] or range(1)
+        groups, size = self._groups(supply, report)
+        search = search_for(self.fed, objective, type(self.point.q), size)
         key = jax.random.fold_in(self.key, NEVER - 1)
-        warmup = Warmup(search, self.point.theta, supply.inputs, key, steps, report)
+        warmup = Warmup(search, self.point.theta, supply.inputs, key, groups, report)
         founds = self._founds(warmup)
         if founds is None:
             return None
@@ -136,6 +141,16 @@ class Plan(NamedTuple):
         best = int(np.argmax(optima))
         sentence = f"the best of {self.restarts} starts; {founds[best].sentence}"
         return Prepared(*begun[best], sentence, tuple(map(float, optima)))
+
+    def _groups(self, supply: Supply, report: Report) -> tuple[range, int]:
+        """On which groups of steps a warm-up compares, and how many steps are in each."""
+        if not self.fed.is_noisy:
+            return range(1), 1
+        rows = self.fed.batch_rows
+        size = -(-max(ROWS, ROWS_PER_DIMENSION * self.point.q.ndim) // rows) if rows else 1
+        end = supply.peek((1 + HELD_OUT) * size, lambda: report("Waiting for data"))
+        size = max(1, min(size, end // (1 + HELD_OUT)))  # a Stream may have less at hand
+        return range(1, 1 + HELD_OUT)[: end // size - 1] or range(1), size
 
     def _founds(self, warmup: Warmup) -> list[Found] | None:
         """Where each of the fits may begin."""

@@ -27,7 +27,8 @@ from numpyro_vi_ext.model import Inputs
 Array = jax.Array
 Report = Callable[[str], bool]  # is told what is going on; says whether to give up
 
-HELD_OUT = 4  # batches on which candidates are compared, where steps see batches
+HELD_OUT = 4  # groups of batches on which candidates are compared, where steps see batches
+ROWS, ROWS_PER_DIMENSION = 1000, 10  # in a group, at least
 STARTS = 4  # points to climb from, the first of which is the plain start
 RADIUS = 2.0  # of the others around it, in unconstrained space
 ROUNDS = (8, 16, 32, 64, *[128] * 96)  # most iterations in each where a Hessian is a diagonal
@@ -78,10 +79,10 @@ class Warmup(NamedTuple):
     theta : array, shape (p,)
         The model's params, which stay as they are.
     inputs : Inputs
-        Data of the first step, and of the others at which candidates are compared.
+        Data of the first group of steps, and of the others at which candidates are compared.
     key : JAX key
         For starts and draws.
-    steps : range
+    groups : range
         Whose data candidates are compared on.
     report : callable
         See `Report`.
@@ -91,7 +92,7 @@ class Warmup(NamedTuple):
     theta: Array
     inputs: Inputs
     key: Array
-    steps: range
+    groups: range
     report: Report
 
     def find(self, plain: DensityFamily, lanes: int = 1) -> list[Found] | None:
@@ -106,9 +107,9 @@ class Warmup(NamedTuple):
         return None if founds is None or None in settled else settled  # type: ignore
 
     def elbo(self, q: DensityFamily) -> np.ndarray:
-        """ELBO of stacked candidates (k, m), the mean over the data of several steps."""
+        """ELBO of stacked candidates (k, m), the mean over the data of several groups."""
         search, key = self.search, jax.random.fold_in(self.key, 1)
-        found = [search.elbo(q, self.theta, self.inputs, key, step) for step in self.steps]
+        found = [search.elbo(q, self.theta, self.inputs, key, group) for group in self.groups]
         mean = np.mean(np.asarray(found, float), axis=0)
         return np.where(np.isfinite(mean), mean, -np.inf)
 
