@@ -47,7 +47,7 @@ def report(run: Run, done: int, n: int, show: bool) -> None:
 def _ending(run: Run, done: int, n: int) -> str:
     """How it ended, in PyMC's words."""
     text = "Finished [100%]"
-    if run.status != "finished" or done < n:
+    if done < n:
         how = "Finished" if run.status == "finished" else "Interrupted"
         text = f"{how} at {run.step:,d} [{100 * done // n:.0f}%]"
     if len(run.history) and n < 10:

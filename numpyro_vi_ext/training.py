@@ -69,7 +69,9 @@ def train(
         except BaseException:
             run.status = "stopped"
             raise
-    report(run, run.step - begin, n, progressbar)
+    done = run.step - begin
+    is_settled = until_settled and run.status == "converged"
+    report(run, done, done if is_settled else n, progressbar)
 
 
 def _advance(
