@@ -138,7 +138,7 @@ class Algorithm:
         skipped = state.skipped
         if self.skips:
             kept = (state.point, state.average, state.opt_state, state.memory)
-            ok = jnp.isfinite(loss) & is_finite(point)
+            ok = jnp.isfinite(loss) & is_finite(gradient)
             moved = jax.tree.map(functools.partial(jnp.where, ok), moved, kept)
             skipped = skipped + ~ok if self.gives_up else skipped
         point, average, opt_state, memory = moved
