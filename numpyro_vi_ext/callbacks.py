@@ -120,7 +120,7 @@ class CheckLossConvergence:
     min_steps
         No check before this step, >= 1; nor is there one before step 100.
     every
-        Steps between two checks at least, >= 1; they are never closer than 5 % of the steps taken,
+        Steps between two checks at least, >= 1; they are never closer than 2 % of the steps taken,
         and losses are read in pages of 100.
 
     Notes
@@ -140,7 +140,7 @@ class CheckLossConvergence:
     >>> for i in range(1, losses.size + 1):
     ...     check(None, losses[:i], i)
     Traceback (most recent call last):
-    numpyro_vi_ext.errors.Converged: Loss convergence achieved at 5300
+    numpyro_vi_ext.errors.Converged: Loss convergence achieved at 4000
     """
 
     def __init__(self, rel_tol: float = REL_TOL, min_steps: int = 200, every: int = 100) -> None:

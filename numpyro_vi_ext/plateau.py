@@ -5,16 +5,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-REL_TOL = 0.01  # of the fall so far: an improvement that counts as none
+REL_TOL = 0.0125  # of the fall so far: an improvement that counts as none
 
 _PAGE, _RUN = 100, 10  # losses that are clipped together, and that make one mean
-_BLOCKS, _LEAST_BLOCKS = 24, 8  # at most and at least, into which a window is cut
+_BLOCKS, _LEAST_BLOCKS = 16, 8  # at most and at least, into which a window is cut
 _WINDOWS = (1.4, 2.0, 4.0)  # the last step over the first
-_NOISE_TOL = 0.05  # standard deviations of a single loss: an improvement that counts as none ...
+_NOISE_TOL = 0.07  # standard deviations of a single loss: an improvement that counts as none ...
 _NOISE_KNOWN = 1000  # ... from this step on
 _RESOLUTION = 1.2e-7  # of float32, of the loss: an improvement that counts as none
-_Z, _Z_CLEAR = 1.25, 2.0  # standard errors on the safe side; those of a clear trend
-_NEXT_CHECK, _HOLD = 1.05, 1.15  # ratios of steps: from check to check, and of a plateau
+_Z, _Z_CLEAR = 1.5, 2.0  # standard errors on the safe side; those of a clear trend
+_NEXT_CHECK, _HOLD = 1.02, 1.04  # ratios of steps: from check to check, and of a plateau
 
 
 class Trend(NamedTuple):
@@ -55,7 +55,7 @@ class Losses:
 
     Losses are read once, in pages of 100: those further than three interquartile ranges outside the
     quartiles of their page are clipped, and means of 10 are kept. Over a window that ends at the
-    last step T, these are averaged in up to 24 blocks of equal length, and
+    last step T, these are averaged in up to 16 blocks of equal length, and
 
     .. math:: \ell(t) = a + b\, T / t + \text{noise}
 
@@ -65,7 +65,7 @@ class Losses:
     (von Neumann 1941), which neither the trend nor much of a correlation enters.
 
     An improvement counts as none below ``rel_tol`` times the fall so far, what float32 resolves,
-    or, from step 1,000 on, 0.05 standard deviations of a single loss. Windows begin at T/1.4, T/2
+    or, from step 1,000 on, 0.07 standard deviations of a single loss. Windows begin at T/1.4, T/2
     and T/4: short ones forget a fast fall soon, long ones see through more noise.
 
     Parameters
@@ -176,8 +176,8 @@ def _clip(pages: np.ndarray) -> np.ndarray:
 class Plateau:
     """Whether a fit has reached the plateau of its loss, and stayed there.
 
-    The loss has to be flat (`Losses.is_flat`) at every check while the steps grow by 15 %.
-    Checks are 5 % of the steps apart, so that all of them together cost O(1) per step.
+    The loss has to be flat (`Losses.is_flat`) at every check while the steps grow by 4 %.
+    Checks are 2 % of the steps apart, so that all of them together cost O(1) per step.
 
     Parameters
     ----------

@@ -16,18 +16,19 @@ def losses_of(values, **options):
 
 
 def test_the_excess_of_1_over_t_is_found_exactly():
-    # Means of 1/t over blocks are not exactly 1 / the middle of the block: hence the tolerance.
+    # Means of 1/t over blocks are not exactly 1 / the middle of the block: hence the tolerance,
+    # for blocks of 380 from step 2,300 on: (380 / 2490)**2 / 12 = 0.2 % in the first.
     for trend in losses_of(5 + 1000 / MIDDLES).trends():
-        assert trend.ahead == pytest.approx(1000 / 8000, rel=2e-3)
+        assert trend.ahead == pytest.approx(1000 / 8000, rel=4e-3)
         assert trend.error < 1e-3
 
 
 def test_the_fit_is_that_of_numpy_polyfit():
     values = np.random.default_rng(0).normal(size=8000) + 1e4 / (T + 500)
     trend = losses_of(values).trends()[-1]
-    # The window is the last 600 of 800 means of ten; 24 blocks of 25 means.
-    blocks = values[2000:].reshape(24, 250).mean(axis=1)  # nothing to clip
-    x = 8000 / (2000 + 250 * (np.arange(24) + 0.5))
+    # The window is the last 600 of 800 means of ten, in blocks of 38, of which 15 are whole.
+    blocks = values[2300:].reshape(15, 380).mean(axis=1)  # nothing to clip
+    x = 8000 / (2300 + 380 * (np.arange(15) + 0.5))
     slope, _ = np.polyfit(x, blocks, 1)
     noise = np.diff(blocks - slope * x)
     assert trend.ahead == pytest.approx(slope, rel=0.02)
@@ -45,7 +46,8 @@ def test_other_powers_have_p_times_their_excess(p):
 def test_a_line_and_an_exponential():
     line = losses_of(-T / 8000).trends()
     assert 0 < line[-1].ahead < line[0].ahead < 1  # still convex in 1/t: less than what is left
-    assert line[-1].ahead == pytest.approx(0.265, abs=0.01)  # (E[u] E[1/u] - 1) / Var[1/u]
+    # (E[u] E[1/u] - 1) / Var[1/u] for u uniform from 2300 / 8000 to 1
+    assert line[-1].ahead == pytest.approx(0.304, abs=0.01)
     exponential = losses_of(np.exp(-T / 800)).trends()
     assert all(trend.ahead > np.exp(-10) for trend in exponential)
 
@@ -68,10 +70,10 @@ def test_the_standard_error_is_that_over_many_traces(noise):
 def test_the_tolerance_is_the_largest_of_three():
     rng = np.random.default_rng(1)
     fall = np.where(T <= 10, 50.0, 0.0)
-    assert losses_of(fall).trends()[0].tolerance == pytest.approx(0.5)
+    assert losses_of(fall).trends()[0].tolerance == pytest.approx(0.625)  # 1.25 %
     assert losses_of(fall, rel_tol=0.1).trends()[0].tolerance == pytest.approx(5)
     noise = 3 * rng.normal(size=8000)
-    assert losses_of(noise, rel_tol=0).trends()[2].tolerance == pytest.approx(0.15, rel=0.05)
+    assert losses_of(noise, rel_tol=0).trends()[2].tolerance == pytest.approx(0.21, rel=0.05)
     assert losses_of(noise[:900], rel_tol=0).trends()[2].tolerance < 1e-6  # not from so few
     assert losses_of(1e7 + 0 * T).trends()[0].tolerance == pytest.approx(1.2)
 
@@ -134,20 +136,20 @@ def test_windows_with_a_loss_that_is_not_finite_say_nothing():
 
 
 def test_plateau_has_to_last_and_begins_anew():
-    plateau, values = Plateau(min_steps=1000), np.zeros(3000)
-    values[1100:1200] = 1e3 * np.arange(100)  # flat at 1,000, rising at 1,100 and after
-    assert [plateau.reached(values[:i]) for i in (900, 1000, 1001, 1100, 1200)] == [False] * 5
-    later = [i for i in range(1300, 3001, 100) if plateau.reached(values[:i])]
-    since = next(i for i in range(1200, 3001, 100) if losses_of(values[:i]).is_flat())
-    assert later[0] >= 1.15 * since > 1.15 * 1200
+    plateau, values = Plateau(min_steps=4000), np.zeros(9000)
+    values[4100:4200] = 1e5 * np.arange(100)  # flat at 4,000, rising at 4,100 and after
+    assert [plateau.reached(values[:i]) for i in (3900, 4000, 4001, 4100, 4200)] == [False] * 5
+    later = [i for i in range(4300, 9001, 100) if plateau.reached(values[:i])]
+    since = next(i for i in range(4200, 9001, 100) if losses_of(values[:i]).is_flat())
+    assert later[0] >= 1.04 * since > 1.04 * 4200
 
 
-def test_checks_are_five_percent_apart(monkeypatch):
+def test_checks_are_two_percent_apart(monkeypatch):
     looks, look = [], Losses.is_flat
     monkeypatch.setattr(Losses, "is_flat", lambda self: looks.append(self.steps) and look(self))
     plateau, values = Plateau(), np.zeros(100_000)
     for i in range(100, 100_001, 100):
         plateau.reached(values[:i])
     assert looks[:4] == [200, 300, 400, 500]
-    assert np.all(np.diff(looks) >= 0.05 * np.array(looks[:-1]))
-    assert len(looks) < 120
+    assert np.all(np.diff(looks) >= 0.02 * np.array(looks[:-1]))
+    assert len(looks) < 250
