@@ -66,14 +66,22 @@ def fit_mixture(n: int, steps: int, score: bool = False, **options: object) -> N
     )
 
 
+def by_sorting(x: Array) -> Array:
+    """The bandwidth of the median heuristic, its median found by sorting all pairs."""
+    squares = jnp.sum((x[:, None] - x) ** 2, axis=-1)
+    return jnp.median(squares) / (2 * jnp.log(len(x) + 1))
+
+
 def mixture_particles(n: int = 1000, steps: int = 300, few: int = 30) -> None:
     """The seed's SVGD fit, ours and others'."""
     fit, ours = partial(fit_mixture, n, steps), "fit, median heuristic"
+    sorting = vi.rbf(by_sorting)
     with numbers_file() as path:
         loops: dict[str, tuple[Run, int]] = {
             ours: (fit, steps),
             "fit, vi.rbf(0.02)": (partial(fit, kernel=vi.rbf(0.02)), steps),
             "fit, median heuristic, score=True": (partial(fit, score=True), steps),
+            "fit, the median by sorting": (partial(fit_mixture, n, few, kernel=sorting), few),
             "hand-written JAX, bandwidth given": (hand_written(n, steps), steps),
             "PyMC": (Attempt(lambda: Peer("_pymc_svgd.py", "mixture", n, few)), few),
             "blackjax": (Attempt(lambda: Peer("_blackjax_loop.py", "svgd", path, few, n)), few),

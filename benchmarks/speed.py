@@ -111,6 +111,22 @@ def full_batch(steps: int = 100) -> None:
     )
 
 
+def batch_axis() -> None:
+    """What it costs to give a single draw a batch axis of length one."""
+    data, z = jnp.asarray(wide_normal_data()), jnp.zeros(200)
+    one = jax.value_and_grad(wide_normal_log_density, 1)
+    alone, batched = jax.jit(one), jax.jit(jax.vmap(one, (None, 0)))
+    seconds = interleaved(
+        15,
+        {
+            "a draw of shape (200,)": lambda: jax.block_until_ready(alone(data, z)),
+            "a batch of one, (1, 200)": lambda: jax.block_until_ready(batched(data, z[None])),
+        },
+    )
+    rows = [[name, f"{1000 * s:.1f} ms"] for name, s in seconds.items()]
+    publish("batch axis", table(["gradient of the log density, 40,000 x 100", "median"], rows))
+
+
 def full_rank(ndim: int = 500, steps: int = 500) -> None:
     """A dense Gaussian fitted by a dense Gaussian."""
     rng = np.random.default_rng(0)
@@ -185,5 +201,11 @@ def sample_dict(draws: int = 100_000) -> None:
 
 if __name__ == "__main__":
     run_chosen(
-        mixture_steady, second_fit_and_callbacks, first_fit, full_batch, full_rank, sample_dict
+        mixture_steady,
+        second_fit_and_callbacks,
+        first_fit,
+        full_batch,
+        batch_axis,
+        full_rank,
+        sample_dict,
     )

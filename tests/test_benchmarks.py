@@ -47,6 +47,20 @@ def test_every_script_has_a_section():
     assert {path.name for path in FOLDER.glob("[a-z]*.py")} - {"run.py"} <= scripts
 
 
+def test_figures_of_other_pages_have_a_source():
+    text = PAGE.read_text(encoding="utf-8")
+    claims = text.partition("\n| page | words | section or script |\n")[2].splitlines()[1:]
+    assert len(claims) > 10
+    for line in claims:
+        name, words, source = (cell.strip() for cell in line.strip("|").split("|"))
+        page = ROOT / name if (ROOT / name).exists() else ROOT / "docs" / name
+        assert words in " ".join(page.read_text(encoding="utf-8").split()), line
+        if source.startswith("`"):
+            assert (ROOT / source.strip("`")).exists(), line
+        else:
+            assert f"\n## {source}\n" in text, line
+
+
 def test_publish_writes_between_the_markers_only(tmp_path, capsys):
     import _measure
 
