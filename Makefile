@@ -30,7 +30,7 @@ help:
 	@echo "make format      let ruff rewrite the files"
 	@echo "make types       pyright on the package"
 	@echo "make docs        HTML pages in docs/_build"
-	@echo "make benchmarks  rerun docs/benchmarks.md (hours); some of it: SECTIONS=\"mixture nodes\""
+	@echo "make benchmarks  rerun docs/benchmarks.md (long); some of it: SECTIONS=\"mixture nodes\""
 	@echo "make clean       remove what the targets above wrote"
 	@echo "make distclean   the same, and the virtual environments"
 

@@ -1,8 +1,7 @@
 """In the peers' environment: steps of blackjax in a compiled loop, whenever a line comes in.
 
 The arguments are ``svgd`` or the name of a model for mean-field VI, a file with its data, the
-number of steps, and for SVGD that of particles. The loop is compiled once, before the first line;
-blackjax has none of its own.
+number of steps, and for SVGD that of particles. The loop is compiled once, before the first line.
 """
 
 import sys

@@ -4,8 +4,8 @@
     python benchmarks/run.py mixture iris_particles
     python benchmarks/run.py --quick
 
-All sections take about three hours on two cores; --quick leaves out the longest and takes one.
-``--list`` names the sections. Each runs in a process of its own. One that fails does not end the
+``--quick`` leaves out the sections that take longest; ``--list`` names all, with about how many
+minutes each takes on two idle cores. Each runs in a process of its own. One that fails does not end the
 run; the summary at the end says what was the matter, and the exit status is then 1.
 """
 
@@ -28,7 +28,7 @@ class Section(NamedTuple):
 
     name: str
     command: str  # a script in this folder, and its arguments
-    minutes: float  # about, on two cores
+    minutes: float  # about
     long: bool = False
     elsewhere: bool = False
 
@@ -59,15 +59,15 @@ SECTIONS = (
     Section("vsbc", "checking.py vsbc", 1),
     Section("importance", "importance.py", 3),
     Section("estimators", "estimators.py", 3),
-    Section("accuracy", "accuracy/run.py --publish accuracy", 60, long=True),
+    Section("accuracy", "accuracy/run.py --publish accuracy", 20, long=True),
     Section(
         "accuracy_peers",
         f"accuracy/run.py --publish accuracy_peers --seeds 0 --methods {PEERS}",
-        60,
+        15,
         long=True,
     ),
     Section("accuracy picture", "accuracy/picture.py", 1, elsewhere=True),
-    Section("stopping", "stopping.py", 20, long=True, elsewhere=True),
+    Section("stopping", "stopping.py", 10, long=True, elsewhere=True),
 )
 
 
