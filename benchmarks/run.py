@@ -5,8 +5,8 @@
     python benchmarks/run.py --quick
 
 ``--quick`` leaves out the sections that take longest; ``--list`` names all, with about how many
-minutes each takes on two idle cores. Each runs in a process of its own. One that fails does not end the
-run; the summary at the end says what was the matter, and the exit status is then 1.
+minutes each takes on two idle cores. Each runs in a process of its own. One that fails does not
+end the run; the summary at the end says what was the matter, and the exit status is then 1.
 """
 
 import argparse

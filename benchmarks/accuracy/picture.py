@@ -62,7 +62,7 @@ def main() -> None:
     axes[0].set_yticks(range(len(cases)), cases, fontsize=8)
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, fontsize=8, loc="outside lower center", ncols=len(names))
-    figure.savefig(PICTURE, dpi=75, pil_kwargs={"optimize": True})
+    figure.savefig(PICTURE, dpi=72, pil_kwargs={"optimize": True})
     plt.close(figure)
 
 
