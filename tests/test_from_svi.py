@@ -70,19 +70,16 @@ def spread(X, y):
     return np.sqrt(np.diag(np.linalg.inv(Z.T @ Z)) * np.sum(residuals**2) / (len(X) - 3))
 
 
-def svi_std(names, guide="guide", result="result"):
-    posterior = names[guide].get_posterior(names[result].params)
-    return np.sqrt(np.diag(posterior.covariance_matrix))
-
-
 @pytest.mark.slow
 def test_the_same_fit_both_ways(names):
     sd = spread(names["X"], names["y"])
-    ours, theirs = names["approx"].std[:3], svi_std(names)[:3]
+    posterior = names["guide"].get_posterior(names["result"].params)
+    ours, theirs = names["approx"].std[:3], np.sqrt(np.diag(posterior.covariance_matrix))[:3]
     np.testing.assert_allclose(ours, sd, rtol=0.04)
     np.testing.assert_allclose(theirs, sd, rtol=0.3)
     assert np.abs(ours / sd - 1).max() < np.abs(theirs / sd - 1).max()
-    assert (round(float(ours[0]), 3), round(float(theirs[0]), 3)) == (0.036, 0.042)
+    assert round(float(ours[0]), 3) == 0.036
+    assert abs(theirs[0] - 0.042) < 0.004
     assert names["draws"]["w"].shape == (1000, 2)
     assert names["new"].shape == (1, 1000, 2)
     assert names["predictive"](jax.random.key(0), names["X_new"])["y"].shape == (1000, 2)
@@ -137,9 +134,11 @@ def test_own_guide(names):
     assert own.diagnose().headline == "good"
     assert own.diagnose().khat is None
     ratio = own.std[1:3] / names["approx"].std[1:3]
-    assert ((ratio > 0.55) & (ratio < 0.75)).all(), ratio
+    assert ((ratio > 0.27) & (ratio < 0.4)).all(), ratio
     assert abs(own.std[0] / names["approx"].std[0] - 1) < 0.2
-    assert names["flow_approx"].histogram.shape == (2000, 4)
+    flow = names["flow_approx"]
+    assert np.abs((flow.mean - names["approx"].mean) / names["approx"].std).max() < 0.5
+    assert (flow.std[:3] / names["approx"].std[:3] > 0.7).all()
 
 
 @pytest.mark.slow
