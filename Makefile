@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+SECTIONS ?=
 MPLBACKEND ?= Agg
 
 RUN := $(VENV)/bin/python
@@ -29,7 +30,7 @@ help:
 	@echo "make format      let ruff rewrite the files"
 	@echo "make types       pyright on the package"
 	@echo "make docs        HTML pages in docs/_build"
-	@echo "make benchmarks  the scripts in benchmarks/"
+	@echo "make benchmarks  rerun docs/benchmarks.md (long); some of it: SECTIONS=\"mixture nodes\""
 	@echo "make clean       remove what the targets above wrote"
 	@echo "make distclean   the same, and the virtual environments"
 
@@ -96,11 +97,11 @@ docs: $(VENV)/.installed-docs
 	@$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build
 	@echo "The pages are in docs/_build/index.html"
 
+# The peers get an environment of their own, .venv-peers, which the scripts make.
+# `make benchmarks SECTIONS="mixture sample"` for some, `make benchmarks SECTIONS=--quick` without
+# the longest, `make benchmarks SECTIONS=--list` for their names.
 benchmarks: $(VENV)/.installed-test
-	@set -e; for script in benchmarks/*.py; do \
-		case $$script in */_*) continue ;; esac; \
-		echo "--- $$script"; $(RUN) $$script; \
-	done
+	@$(RUN) benchmarks/run.py $(SECTIONS)
 
 # --- tidying -----------------------------------------------------------------------------------
 

@@ -10,6 +10,10 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import optax
+from numpyro.infer import SVI, Trace_ELBO
+from numpyro.infer.autoguide import AutoDiagonalNormal
+from sklearn.datasets import load_iris
+from sklearn.model_selection import train_test_split
 
 Array = jax.Array
 
@@ -21,12 +25,6 @@ def mixture() -> None:
     numpyro.sample("x", dist.MixtureSameFamily(weights, components))
 
 
-def mixture_log_density(z: Array) -> Array:
-    """The same, written by hand."""
-    parts = jax.scipy.stats.norm.logpdf(z[0], jnp.array([-0.3, 0.5]), 0.1)
-    return jax.nn.logsumexp(parts + jnp.log(jnp.array([0.2, 0.8])))
-
-
 def wide_normal(data: Array) -> None:
     """100 means with flat priors and 100 standard deviations, 40,000 rows."""
     columns = data.shape[1]
@@ -35,19 +33,25 @@ def wide_normal(data: Array) -> None:
     numpyro.sample("lik", dist.Normal(mu, sd), obs=data)
 
 
-def wide_normal_log_density(data: Array, z: Array) -> Array:
-    """The same, written by hand, in unconstrained space."""
-    mu, log_sd = jnp.split(z, 2)
-    sd = jnp.exp(log_sd)
-    prior = jnp.sum(-0.5 * sd**2 + 0.5 * jnp.log(2 / jnp.pi) + log_sd)
-    return prior + jnp.sum(jax.scipy.stats.norm.logpdf(data, mu, sd))
-
-
 def wide_normal_data(rows: int = 40_000, columns: int = 100) -> np.ndarray:
     """The seed's simulated data: scaled and shifted uniforms."""
     rng = np.random.default_rng(0)
     data = rng.random((rows, columns)) * rng.integers(1, 10, columns) + rng.random(columns) * 10
     return data.astype(np.float32)
+
+
+def softmax_regression(X: Array, y: Array | None = None) -> None:
+    """The seed's model of the Iris data."""
+    beta = numpyro.sample("beta", dist.Normal(0, 100).expand([4, 3]).to_event(2))
+    flat = dist.ImproperUniform(dist.constraints.real, (), (3,))
+    logits = X @ beta + numpyro.sample("intercept", flat)
+    numpyro.deterministic("p", jax.nn.softmax(logits))
+    numpyro.sample("y", dist.Categorical(logits=logits).to_event(1), obs=y)
+
+
+def iris_data() -> list[np.ndarray]:
+    """Measurements for training and testing, then the species of both."""
+    return train_test_split(*load_iris(return_X_y=True), random_state=0)
 
 
 def correlated(precision: Array) -> None:
@@ -97,3 +101,15 @@ def hand_written(
         return jax.lax.scan(step, (q, optimizer.init(q)), jax.random.split(key, n))
 
     return run
+
+
+def svi_loop(model: Callable[..., None], steps: int, *data: Array) -> Callable[[], object]:
+    """Updates of NumPyro's SVI in one jitted scan; ``SVI.run`` would compile at every call."""
+    svi = SVI(model, AutoDiagonalNormal(model), numpyro.optim.Adam(0.01), Trace_ELBO())
+
+    @jax.jit
+    def run(state: Any, *data: Array) -> Any:
+        return jax.lax.scan(lambda s, _: svi.update(s, *data), state, length=steps)
+
+    state = svi.init(jax.random.key(0), *data)
+    return lambda: jax.block_until_ready(run(state, *data))

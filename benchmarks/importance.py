@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from _measure import publish, table
 from scipy import special
 
 import numpyro_vi_ext as vi
@@ -63,19 +64,20 @@ def errors(approx, value, mean, sd, importance):
     return np.abs((means - mean) / sd).max(), np.abs(sds / sd - 1).max()
 
 
+def row(name, method, model, *exact):
+    approx = vi.fit(model, 10_000, method, random_seed=0, progressbar=False)
+    khat = np.mean([approx.diagnose(20_000, random_seed=s).khat for s in SEEDS])
+    (m, s), (m_smooth, s_smooth) = (errors(approx, *exact, i) for i in (False, True))
+    sds = [f"{100 * s:.1f} %", f"{100 * s_smooth:.1f} %"]
+    return [name, method, f"{khat:.2f}", f"{m:.3f}", f"{m_smooth:.3f}", *sds]
+
+
 def main():
     warnings.simplefilter("ignore", UserWarning)  # a high k-hat is in the table
-    print("| posterior | method | k-hat | mean off, sds | smoothed | sd off | smoothed |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for name, (model, *exact) in CASES.items():
-        for method in ("advi", "fullrank_advi"):
-            approx = vi.fit(model, 10_000, method, random_seed=0, progressbar=False)
-            khat = np.mean([approx.diagnose(20_000, random_seed=s).khat for s in SEEDS])
-            (m, s), (m_smooth, s_smooth) = (errors(approx, *exact, i) for i in (False, True))
-            print(
-                f"| {name} | {method} | {khat:.2f} | {m:.3f} | {m_smooth:.3f} "
-                f"| {100 * s:.1f} % | {100 * s_smooth:.1f} % |"
-            )
+    methods = ("advi", "fullrank_advi")
+    rows = [row(name, method, *case) for name, case in CASES.items() for method in methods]
+    header = ["posterior", "method", "k-hat", "mean off, sds", "smoothed", "sd off", "smoothed"]
+    publish("importance", table(header, rows))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Steps per second in minibatches, against a hand-written loop, NumPyro's plates and PyMC."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,11 +9,10 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import optax
-from _measure import interleaved, publish, table
-from _models import wide_normal, wide_normal_data
-from _peers import Peer
-from numpyro.infer import SVI, Trace_ELBO
-from numpyro.infer.autoguide import AutoDiagonalNormal
+from _densities import wide_normal as wide_normal_log_density
+from _measure import interleaved, publish, rate_rows, rates, run_chosen, table
+from _models import svi_loop, wide_normal, wide_normal_data
+from _peers import Attempt, Peer, numbers_file
 
 import numpyro_vi_ext as vi
 
@@ -35,12 +33,6 @@ def hand_written(data: jax.Array) -> Any:
     """A jitted scan: rows and noise drawn with a key per step, sticking-the-landing gradient."""
     optimizer, rows = optax.adam(0.01), len(data)
 
-    def log_density(z: jax.Array, batch: jax.Array) -> jax.Array:
-        mu, log_sd = jnp.split(z, 2)
-        sd = jnp.exp(log_sd)
-        prior = jnp.sum(-0.5 * sd**2 + 0.5 * jnp.log(2 / jnp.pi) + log_sd)
-        return prior + rows / BATCH * jnp.sum(jax.scipy.stats.norm.logpdf(batch, mu, sd))
-
     @partial(jax.jit, static_argnums=2)
     def run(key: jax.Array, data: jax.Array, n: int) -> Any:
         def step(carry: Any, key: jax.Array) -> Any:
@@ -49,7 +41,7 @@ def hand_written(data: jax.Array) -> Any:
             batch = data[jax.random.randint(for_rows, (BATCH,), 0, rows)]
             eps = jax.random.normal(for_eps, (200,))
             z, pull_back = jax.vjp(lambda q: q["mu"] + jax.nn.softplus(q["rho"]) * eps, q)
-            log_p, grad = jax.value_and_grad(log_density)(z, batch)
+            log_p, grad = jax.value_and_grad(wide_normal_log_density, 1)(batch, z, rows / BATCH)
             sigma = jax.nn.softplus(q["rho"])
             updates, state = optimizer.update(pull_back(-eps / sigma - grad)[0], state, q)
             return (optax.apply_updates(q, updates), state), -log_p - jnp.sum(jnp.log(sigma))
@@ -58,18 +50,6 @@ def hand_written(data: jax.Array) -> Any:
         return jax.lax.scan(step, (q, optimizer.init(q)), jax.random.split(key, n))
 
     return lambda: jax.block_until_ready(run(jax.random.key(0), data, STEPS))
-
-
-def numpyro_svi(data: jax.Array) -> Any:
-    """Updates of NumPyro's SVI in one jitted scan; ``SVI.run`` would compile at every call."""
-    svi = SVI(subsampled, AutoDiagonalNormal(subsampled), numpyro.optim.Adam(0.01), Trace_ELBO())
-
-    @jax.jit
-    def run(state: Any, data: jax.Array) -> Any:
-        return jax.lax.scan(lambda s, _: svi.update(s, data), state, length=STEPS)
-
-    state = svi.init(jax.random.key(0), data)
-    return lambda: jax.block_until_ready(run(state, data))
 
 
 def fit(batch: vi.Minibatch, optimizer: Any = None) -> Any:
@@ -89,20 +69,19 @@ def in_memory() -> None:
         "fit, adam(0.01)": lambda: fit(batch, vi.adam(0.01)),
         "fit, default optimizer": lambda: fit(batch),
         'fit, adam(0.01), sampling="epoch"': lambda: fit(epoch, vi.adam(0.01)),
-        "NumPyro SVI, plate(subsample_size)": numpyro_svi(stored),
+        "NumPyro SVI, plate(subsample_size)": svi_loop(subsampled, STEPS, stored),
     }
-    missing = []
-    try:
-        candidates["PyMC 6.3.2, ADVI"] = Peer(Path(__file__).with_name("_pymc_minibatch.py"))
-    except RuntimeError as error:
-        missing.append(["PyMC", f"not measured: {error}", ""])
-    seconds = interleaved(7, candidates)
-    reference = seconds["hand-written scan"]
-    rows = [[k, f"{STEPS / s:,.0f}", f"{reference / s:.2f}"] for k, s in seconds.items()]
+    with numbers_file(data) as path:
+        pymc = Attempt(lambda: Peer("_pymc_advi.py", "pymc", "minibatch", path, STEPS))
+    candidates["PyMC, ADVI"] = pymc
+    found = rates(7, {name: (run, STEPS) for name, run in candidates.items()})
     publish(
         "minibatch",
         f"40,000 x 100 numbers in batches of {BATCH}, {STEPS:,} steps a run, after compiling.\n\n"
-        + table(["loop", "steps/s", "ratio to hand-written"], [*rows, *missing]),
+        + table(
+            ["loop", "steps/s", "ratio to hand-written"], rate_rows(found, "hand-written scan")
+        ),
+        peers=("pymc",),
     )
 
 
@@ -128,5 +107,4 @@ def over_lengths() -> None:
 
 
 if __name__ == "__main__":
-    in_memory()
-    over_lengths()
+    run_chosen(in_memory, over_lengths)

@@ -2,32 +2,26 @@
 
 import contextlib
 import io
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-from _measure import interleaved, publish, table
-from _models import (
-    correlated,
-    hand_written,
-    mixture,
-    mixture_log_density,
-    wide_normal,
-    wide_normal_data,
-    wide_normal_log_density,
-)
+from _densities import mixture as mixture_log_density
+from _densities import wide_normal as wide_normal_log_density
+from _measure import Run, fresh, interleaved, publish, rate_rows, rates, run_chosen, table
+from _models import correlated, hand_written, mixture, wide_normal, wide_normal_data
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoDiagonalNormal
 
 import numpyro_vi_ext as vi
 
 
-def rate_row(name: str, steps: int, seconds: float, reference: float) -> list[str]:
-    """One row: rate, and ratio to the hand-written loop."""
-    return [name, f"{steps / seconds:,.0f}", f"{reference / seconds:.2f}"]
+def publish_rates(section: str, text: str, steps: int, rounds: int, runs: dict[str, Run]) -> None:
+    """Rates, and ratios to the hand-written loop."""
+    found = rates(rounds, {name: (run, steps) for name, run in runs.items()})
+    rows = rate_rows(found, "hand-written scan")
+    publish(section, text + "\n\n" + table(["loop", "steps/s", "ratio to hand-written"], rows))
 
 
 def with_bar_hidden(fit: object) -> object:
@@ -49,7 +43,10 @@ def mixture_steady(steps: int = 500_000) -> None:
         check = vi.CheckParametersConvergence(every=100, tolerance=1e-30)
         with_bar_hidden(lambda: ours(callbacks=[check], **options))
 
-    seconds = interleaved(
+    publish_rates(
+        "mixture",
+        f"The seed's mixture, {steps:,} steps a run, after compiling.",
+        steps,
         5,
         {
             "hand-written scan": lambda: jax.block_until_ready(loop(key, steps)),
@@ -58,13 +55,6 @@ def mixture_steady(steps: int = 500_000) -> None:
             "fit, no bar, no callback": lambda: ours(progressbar=False),
             "NumPyro SVI.run, no bar": lambda: svi.run(key, steps, progress_bar=False),
         },
-    )
-    reference = seconds["hand-written scan"]
-    rows = [rate_row(name, steps, s, reference) for name, s in seconds.items()]
-    publish(
-        "mixture",
-        f"The seed's mixture, {steps:,} steps a run, after compiling.\n\n"
-        + table(["loop", "steps/s", "ratio to hand-written"], rows),
     )
 
 
@@ -108,7 +98,10 @@ def full_batch(steps: int = 100) -> None:
     svi = SVI(wide_normal, AutoDiagonalNormal(wide_normal), numpyro.optim.Adam(0.01), Trace_ELBO())
     key, bound = jax.random.key(0), vi.Model(wide_normal, data)
     options = {"obj_optimizer": vi.adam(0.01), "progressbar": False, "random_seed": 0}
-    seconds = interleaved(
+    publish_rates(
+        "full batch",
+        f"40,000 x 100, {steps} steps a run, after compiling.",
+        steps,
         7,
         {
             "hand-written scan": lambda: jax.block_until_ready(loop(key, steps, data)),
@@ -116,13 +109,22 @@ def full_batch(steps: int = 100) -> None:
             "NumPyro SVI.run": lambda: svi.run(key, steps, data, progress_bar=False),
         },
     )
-    reference = seconds["hand-written scan"]
-    rows = [rate_row(name, steps, s, reference) for name, s in seconds.items()]
-    publish(
-        "full batch",
-        f"40,000 x 100, {steps} steps a run, after compiling.\n\n"
-        + table(["loop", "steps/s", "ratio to hand-written"], rows),
+
+
+def batch_axis() -> None:
+    """What it costs to give a single draw a batch axis of length one."""
+    data, z = jnp.asarray(wide_normal_data()), jnp.zeros(200)
+    one = jax.value_and_grad(wide_normal_log_density, 1)
+    alone, batched = jax.jit(one), jax.jit(jax.vmap(one, (None, 0)))
+    seconds = interleaved(
+        15,
+        {
+            "a draw of shape (200,)": lambda: jax.block_until_ready(alone(data, z)),
+            "a batch of one, (1, 200)": lambda: jax.block_until_ready(batched(data, z[None])),
+        },
     )
+    rows = [[name, f"{1000 * s:.1f} ms"] for name, s in seconds.items()]
+    publish("batch axis", table(["gradient of the log density, 40,000 x 100", "median"], rows))
 
 
 def full_rank(ndim: int = 500, steps: int = 500) -> None:
@@ -137,19 +139,15 @@ def full_rank(ndim: int = 500, steps: int = 500) -> None:
     loop, key = hand_written(log_density, ndim, full_rank=True, rate=1e-3), jax.random.key(0)
     bound = vi.Model(correlated, precision)
     options = {"obj_optimizer": vi.adam(1e-3), "progressbar": False, "random_seed": 0}
-    seconds = interleaved(
+    publish_rates(
+        "full rank",
+        f"Full rank in {ndim} dimensions, {steps} steps a run, after compiling.",
+        steps,
         5,
         {
             "hand-written scan": lambda: jax.block_until_ready(loop(key, steps, precision)),
             "fit": lambda: vi.fit(bound, steps, "fullrank_advi", **options),
         },
-    )
-    reference = seconds["hand-written scan"]
-    rows = [rate_row(name, steps, s, reference) for name, s in seconds.items()]
-    publish(
-        "full rank",
-        f"Full rank in {ndim} dimensions, {steps} steps a run, after compiling.\n\n"
-        + table(["loop", "steps/s", "ratio to hand-written"], rows),
     )
 
 
@@ -172,18 +170,10 @@ print(time.perf_counter() - began)
 def first_fit() -> None:
     """Compile and fit in a fresh process."""
 
-    def fresh(ours: bool) -> float:
-        code = FIRST_FIT.format(ours=ours)
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", code],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=sys.path[0],
-        )
-        return float(done.stdout)
+    def seconds(ours: bool) -> float:
+        return float(fresh(FIRST_FIT.format(ours=ours)))
 
-    pairs = sorted((fresh(True), fresh(False)) for _ in range(7))
+    pairs = sorted((seconds(True), seconds(False)) for _ in range(7))
     ours, theirs = (float(np.median([p[i] for p in pairs])) for i in (0, 1))
     rows = [
         ["fit, 10,000 steps, compile included", f"{ours:.2f} s", f"{theirs / ours:.2f}"],
@@ -210,14 +200,12 @@ def sample_dict(draws: int = 100_000) -> None:
 
 
 if __name__ == "__main__":
-    chosen = sys.argv[1:]
-    for measure in (
+    run_chosen(
         mixture_steady,
         second_fit_and_callbacks,
         first_fit,
         full_batch,
+        batch_axis,
         full_rank,
         sample_dict,
-    ):
-        if not chosen or measure.__name__ in chosen:
-            measure()
+    )

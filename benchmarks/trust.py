@@ -1,11 +1,9 @@
 """What trust costs: averaging, watching, guards, restarts and the warm-up, in one run each."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
-from _measure import interleaved, publish, table
+from _measure import fresh, interleaved, publish, table
 from _models import mixture, wide_normal, wide_normal_data
 
 import numpyro_vi_ext as vi
@@ -13,8 +11,7 @@ from numpyro_vi_ext.defaults import gaussian_default
 
 ALONE = """
 import time, jax.numpy as jnp
-import numpyro_vi_ext as vi, sys
-sys.path.insert(0, {folder!r})
+import numpyro_vi_ext as vi
 from _models import mixture
 began = time.perf_counter()
 vi.fit(mixture, 10_000, random_seed=0, progressbar=False, warmup={warmup!r})
@@ -61,9 +58,7 @@ def first_fits(rounds: int = 3) -> str:
     """Seconds of the first fit of a fresh process, compile included."""
 
     def alone(warmup: bool | str) -> float:
-        code = ALONE.format(folder=sys.path[0], warmup=warmup)
-        done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True)
-        return float(done.stdout)
+        return float(fresh(ALONE.format(warmup=warmup)))
 
     found = [(alone(False), alone("auto")) for _ in range(rounds)]
     without, with_it = (sorted(column)[rounds // 2] for column in zip(*found, strict=True))

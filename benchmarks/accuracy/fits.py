@@ -12,7 +12,7 @@ from models import Case
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoDiagonalNormal, AutoMultivariateNormal
 from numpyro.optim import Adam
-from peers import PyMC, models_in_pymc
+from peers import PyMC, models_in_pymc, why
 
 import numpyro_vi_ext as vi
 
@@ -81,7 +81,10 @@ def pymc(method: str) -> Fit:
     run = PyMC(method)
 
     def fit(case: Case, seed: int, n: int) -> Fitted:
-        found = run(case, seed, n)
+        try:
+            found = run(case, seed, n)
+        except RuntimeError as error:
+            found = {"failed": why(error), "seconds": np.nan}
         if "failed" in found:
             return failed(case, found["failed"], found["seconds"])
         mean, sd = found["mean"], np.sqrt(np.diag(found["cov"]))

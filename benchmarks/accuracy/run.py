@@ -192,7 +192,8 @@ def main() -> None:
     methods = dict.fromkeys(found["method"] for found in results)
     parts = [table(HEADER, [row(result) for result in results]), FOOTNOTE]
     text = "\n\n".join([*parts, *(summary(results, method) for method in methods)])
-    publish(given.publish, text) if given.publish else print(text)
+    others = ("pymc", "pymc-extras") if set(methods) & set(PYMC) else ()
+    publish(given.publish, text, others) if given.publish else print(text)
 
 
 if __name__ == "__main__":
