@@ -68,8 +68,9 @@ def test_code_of_the_page_on_choosing_runs():
     assert verdict.headline == "not to be trusted"
     assert verdict.advice[0].startswith("The posterior is correlated")
     assert better.headline == "good"
-    assert names["approx"].facts.motion == "settled"
-    assert names["approx"].steps == 10_200
+    assert names["settled"].status == "converged"
+    assert names["settled"].steps == 1024
+    assert names["advi"].approx.steps == 10_200
     assert len(names["particles"].histogram) == 200
 
 
@@ -88,6 +89,10 @@ def test_pictures_on_choosing():
         assert verdict.khat == pytest.approx(khat, abs=0.1)
         assert "posterior density where q has none" in verdict.advice[0]
     assert (script["points"](both).sum(axis=1) > 0).mean() == pytest.approx(0.70, abs=0.03)
+    options = {**script["METHODS"]["SVGD, 200 particles"], **QUIET}
+    for centre, share in zip(script["CENTRES"], (0.02, 0.98), strict=True):
+        started = vi.fit(script["bimodal"], start={"x": centre}, **options)
+        assert (started.histogram.sum(axis=1) > 0).mean() == pytest.approx(share, abs=0.02)
 
 
 @pytest.mark.slow
@@ -139,7 +144,8 @@ def test_guides_to_prediction_files_and_nuts(in_folder):
     approx, again = names["approx"], names["again"]
     same = [a.sample_dict(10, random_seed=2)["w"] for a in (approx, again)]
     assert np.array_equal(*same)
-    assert names["longer"].steps == approx.steps + 2_000
+    assert names["longer"].steps == 2_000
+    assert np.abs((names["longer"].mean - approx.mean) / approx.std).max() < 0.1
     exact, start = names["exact"], names["start"]
     assert np.abs((exact.mean - start.mean) / start.std).max() < 0.3
     assert exact.std == pytest.approx(start.std, rel=0.2)

@@ -89,5 +89,19 @@ def measure() -> None:
         print(*line, *(f"{error:.2g}" for error in means), sep=" | ", flush=True)
 
 
+def compare(steps: int = 20_000, size: int = 500) -> None:
+    """Print what other options change after the same number of steps: worst mean, worst sd."""
+    for sampling, draws in (("iid", 1), ("iid", 10), ("epoch", 1), ("epoch", 10)):
+        found = []
+        for seed in range(SEEDS):
+            batch = vi.Minibatch(X, y, batch_size=size, sampling=sampling, random_seed=seed)
+            options = {"obj_n_mc": draws, "random_seed": seed, "progressbar": False}
+            approx = vi.fit(model, steps, model_args=tuple(batch), **options)
+            off = np.abs(approx.mean - MEAN) / SD, np.abs(approx.std / SD - 1)
+            found.append(np.max(off, axis=1))
+        print(sampling, draws, *(f"{error:.2g}" for error in np.mean(found, axis=0)), sep=" | ")
+
+
 if __name__ == "__main__":
     measure()
+    compare()
