@@ -67,7 +67,7 @@ SECTIONS = (
         long=True,
     ),
     Section("accuracy picture", "accuracy/picture.py", 1, elsewhere=True),
-    Section("stopping", "stopping.py", 10, long=True, elsewhere=True),
+    Section("stopping", "stopping.py", 10, long=True),
 )
 
 
