@@ -9,7 +9,6 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PACKAGE = HERE.parent / "numpyro_vi_ext"
 
-os.environ.setdefault("MPLBACKEND", "Agg")
 sys.path.insert(0, str(HERE.parent))
 
 project = "numpyro_vi_ext"
@@ -38,6 +37,8 @@ nb_execution_cache_path = str(HERE / "_build/.jupyter_cache" / hashlib.md5(sourc
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600  # seconds a cell may take
 nb_output_stderr = "remove"  # progress bars; warnings are errors in the notebook
+nb_merge_streams = True
+os.environ.pop("MPLBACKEND", None)  # any but the kernel's own would show no figures
 os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
 paths = [str(HERE.parent), os.environ.get("PYTHONPATH")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))

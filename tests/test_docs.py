@@ -1,6 +1,7 @@
 """What the pages say is so: quoted messages exist, links lead somewhere, code runs."""
 
 import ast
+import logging
 import re
 from pathlib import Path
 
@@ -163,11 +164,16 @@ def test_quickstart_has_its_sections():
 @pytest.mark.slow
 def test_what_the_quickstart_says_is_so(capsys):
     names = {}
-    for cell in cells_of(PAGES["quickstart.md"].read_text("utf-8"))[1:]:  # 1: pytest has filters
-        exec(cell, names)
-        plt.close("all")
-    capsys.readouterr()
+    logger = logging.getLogger("numpyro_vi_ext")
+    level = logger.level
+    with plt.rc_context():
+        for cell in cells_of(PAGES["quickstart.md"].read_text("utf-8"))[1:]:  # without its filters
+            exec(cell, names)
+            plt.close("all")
+    logger.setLevel(level)
+    printed = capsys.readouterr().out
     check_quickstart_mixture(names)
+    assert "[2, None, 20, Ellipsis, 10] (2, 20, 20, 40, 10)" in printed
     assert [name for name in names["fits"] if names["fits"][name].status == "converged"] == [
         "absolute"
     ]
@@ -178,13 +184,17 @@ def test_what_the_quickstart_says_is_so(capsys):
         assert values[-1] > 0.9
     assert len(names["times"]) == 20
     assert names["off"].mean() < 1
-    assert names["approx"].diagnose(random_seed=0).ok
+    assert names["approx"].diagnose(random_seed=0).still_moving
 
 
 def check_quickstart_mixture(names):
     exact = -np.log(0.8)
     elbo = names["mean_field"].elbo(10_000, random_seed=0)
     assert abs(-elbo.elbo - exact) < 0.01 + 3 * elbo.se
+    verdict = names["mean_field"].diagnose(random_seed=0)
+    assert not verdict.ok
+    assert verdict.khat < 0.5
+    assert "another mode" in verdict.advice[0]
     stopped = names["fits"]["absolute"]
     assert abs(stopped.mean[0] - 0.5) > 0.2
     assert stopped.std[0] > 0.3
