@@ -106,7 +106,7 @@ benchmarks: $(VENV)/.installed-test
 # --- tidying -----------------------------------------------------------------------------------
 
 clean:
-	rm -rf build dist docs/_build quickstart_output .pytest_cache .ruff_cache
+	rm -rf build dist docs/_build docs/jupyter_execute quickstart_output .pytest_cache .ruff_cache
 	find . -name '.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean

@@ -1,12 +1,15 @@
 """Sphinx configuration; the build reads nothing from the network."""
 
+import hashlib
 import os
 import sys
 from importlib import metadata
 from pathlib import Path
 
-os.environ.setdefault("MPLBACKEND", "Agg")
-sys.path.insert(0, str(Path(__file__).parents[1]))
+HERE = Path(__file__).parent
+PACKAGE = HERE.parent / "numpyro_vi_ext"
+
+sys.path.insert(0, str(HERE.parent))
 
 project = "numpyro_vi_ext"
 author = "The numpyro_vi_ext contributors"
@@ -14,17 +17,31 @@ copyright = author
 release = version = metadata.version("numpyro-vi-ext")
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
     "numpydoc",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "jupyter_execute"]
 html_theme = "furo"
 html_title = f"numpyro_vi_ext {version}"
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
+
+# docs/quickstart.md is a notebook. Its kernel is the interpreter that builds the pages, and imports
+# the package beside them. It is run again if its code or the package has changed.
+sources = b"".join(path.read_bytes() for path in sorted(PACKAGE.rglob("*.py")))
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(HERE / "_build/.jupyter_cache" / hashlib.md5(sources).hexdigest())
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600  # seconds a cell may take
+nb_output_stderr = "remove"  # progress bars; warnings are errors in the notebook
+nb_merge_streams = True
+os.environ.pop("MPLBACKEND", None)  # any but the kernel's own would show no figures
+os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+paths = [str(HERE.parent), os.environ.get("PYTHONPATH")]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
 # Types stand in the numpydoc sections, with shapes and units; once is enough.
 autodoc_typehints = "none"
