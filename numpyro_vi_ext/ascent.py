@@ -12,7 +12,8 @@ import numpy as np
 import optax
 
 from numpyro_vi_ext.blocks import in_blocks
-from numpyro_vi_ext.curvature import Curvature, curvature, whiten
+from numpyro_vi_ext.curvature import Curvature, curvature, diagonal_curvature, whiten
+from numpyro_vi_ext.effort import HESSIANS, PAIRS, effort_for
 from numpyro_vi_ext.families.base import DensityFamily
 from numpyro_vi_ext.feeding import Fed, Feed
 from numpyro_vi_ext.model import Inputs
@@ -22,8 +23,6 @@ from numpyro_vi_ext.tracing import Program
 Array = jax.Array
 
 CANDIDATES = (4, 2)  # that `Search.average` gives
-_PAIRS = 32  # of antithetic draws, from which an ELBO, or the noise of gradients, is estimated
-_HESSIANS = 16  # pairs, over which the Hessian is averaged
 _TOLERANCE = 1e-2  # on each coordinate of the gradient, where the whitened Hessian is about 1
 
 
@@ -46,6 +45,7 @@ class Search:
         self, fed: Fed, objective: Elbo, family: type[DensityFamily], batches: int
     ) -> None:
         self._program, self._feed, self._batches = fed.program, fed.feed, batches
+        self.effort = effort_for(batches * fed.program.evaluate.moved, fed.program.layout.ndim)
         self._objective, self._family = objective, family
         self._round = jax.jit(self._run_rounds, static_argnames="dense")
         self._elbo = jax.jit(self._estimate)
@@ -81,18 +81,18 @@ class Search:
         self, q: DensityFamily, theta: Array, inputs: Inputs, key: Array
     ) -> tuple[DensityFamily, Curvature]:
         log_density = self._log_density(inputs, theta, key, 0)
-        eps = _pairs(key, _HESSIANS, q.ndim)
+        eps = _pairs(key, HESSIANS // 2, q.ndim)
         middle = q.transform(jnp.zeros(q.ndim, eps.dtype))
 
         def at(total: Any, e: Array) -> tuple[Any, None]:
             z = q.transform(e)
-            hessian = curvature(lambda x: -log_density(x), z, key, True)
+            hessian = curvature(lambda x: -log_density(x), z)
             found = jax.grad(log_density)(z), hessian
             return jax.tree.map(jnp.add, total, found), None
 
         zero = jnp.zeros_like(middle), jnp.zeros((q.ndim, q.ndim), eps.dtype)
         total, _ = jax.lax.scan(at, zero, eps)
-        slope, hessian = jax.tree.map(lambda x: x / (2 * _HESSIANS), total)
+        slope, hessian = jax.tree.map(lambda x: x / HESSIANS, total)
         found = whiten(hessian)
         lengths = 0.5 ** jnp.arange(1.0 * math.prod(CANDIDATES)).reshape(CANDIDATES)
         direction = found.solve(slope)
@@ -128,7 +128,8 @@ class Search:
         return jax.lax.map(functools.partial(self._run_round, log_density, key, most, dense), z)
 
     def _run_round(self, log_density: Any, key: Array, most: Array, dense: bool, z: Array) -> Round:
-        hessian = curvature(lambda x: -log_density(x), z, key, dense)
+        minus, probes = lambda x: -log_density(x), self.effort.probes
+        hessian = curvature(minus, z) if dense else diagonal_curvature(minus, z, key, probes)
         found = whiten(hessian)
         alone = whiten(jnp.diag(hessian)) if dense else found
         both = [self._family.laplace(z, x) for x in (found, alone)]
@@ -142,7 +143,7 @@ class Search:
     ) -> Array:
         log_density = self._log_density(inputs, theta, key, group)
         ndim = q.mu.shape[-1]  # type: ignore
-        eps = _pairs(key, _PAIRS, ndim)
+        eps = _pairs(key, self.effort.pairs, ndim)
 
         def one(q: DensityFamily) -> Array:
             return jnp.mean(in_blocks(lambda e: log_density(q.transform(e)), eps)) + q.entropy()
@@ -155,7 +156,7 @@ class Search:
         self, q: DensityFamily, theta: Array, inputs: Inputs, key: Array
     ) -> tuple[Array, Array]:
         log_density = self._log_density(inputs, theta, key, 0)
-        eps = _pairs(key, _PAIRS, q.ndim)
+        eps = _pairs(key, PAIRS, q.ndim)
         return eps, in_blocks(jax.grad(lambda e: log_density(q.transform(e))), eps)
 
 

@@ -10,9 +10,6 @@ from numpyro_vi_ext.blocks import in_blocks
 
 Array = jax.Array
 
-_EXACT = 1024  # dimensions up to which a diagonal is exact
-_PROBES = 64  # random directions beyond
-
 
 class Curvature(NamedTuple):
     """A positive definite matrix, or only a diagonal, with a root of its inverse.
@@ -41,18 +38,23 @@ class Curvature(NamedTuple):
         return self.root * self.root * x if self.root.ndim == 1 else self.root @ (self.root.T @ x)
 
 
-def curvature(fn: Callable[[Array], Array], z: Array, key: Array, dense: bool) -> Array:
-    """Hessian of a function at z, shape (d, d), or its diagonal, shape (d,).
+def curvature(fn: Callable[[Array], Array], z: Array) -> Array:
+    """Hessian of a function at z, shape (d, d)."""
+    return in_blocks(hessian_product(fn, z), jnp.eye(z.size, dtype=z.dtype))
 
-    In many dimensions the diagonal is an estimate: the mean of ``v * (H @ v)`` over random signs v
-    (Hutchinson 1990; Bekas, Kokiopoulou and Saad 2007).
+
+def diagonal_curvature(
+    fn: Callable[[Array], Array], z: Array, key: Array, probes: int = 0
+) -> Array:
+    """Diagonal of the Hessian of a function at z, shape (d,).
+
+    With a number of `probes` it is an estimate: the mean of ``v * (H @ v)`` over so many vectors v
+    of random signs (Hutchinson 1990; Bekas, Kokiopoulou and Saad 2007).
     """
     product, d = hessian_product(fn, z), z.size
-    if dense:
-        return in_blocks(product, jnp.eye(d, dtype=z.dtype))
-    if d <= _EXACT:
+    if not probes:
         return in_blocks(lambda i: product(jax.nn.one_hot(i, d, dtype=z.dtype))[i], jnp.arange(d))
-    signs = jax.random.rademacher(key, (_PROBES, d), z.dtype)
+    signs = jax.random.rademacher(key, (probes, d), z.dtype)
     return jnp.mean(in_blocks(lambda v: v * product(v), signs), axis=0)
 
 

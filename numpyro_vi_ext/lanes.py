@@ -139,13 +139,13 @@ def _find_frame(search: warmup.Search, start: Point, inputs: Inputs, key: Array)
     averages are tried whether or not the posterior is near a Gaussian.
     """
     theta, (walk, noise) = start.theta, jax.random.split(key)
-    dense = start.q.ndim <= warmup.DENSE
+    effort = search.effort
 
     def compare(best: _Best, q: Any) -> _Best:
         return best.or_one_of(q, search._elbo(q, theta, inputs, noise, jnp.int32(0)))
 
     def run_round(carry: tuple[Array, _Best], most: Array) -> tuple[tuple[Array, _Best], None]:
-        found = search._round(carry[0], theta, inputs, noise, most, dense=dense)
+        found = search._round(carry[0], theta, inputs, noise, most, dense=effort.dense)
         return (found.z, compare(carry[1], found.q)), None
 
     def average(carry: tuple[Array, _Best, Array]) -> tuple[Array, _Best, Array]:
@@ -157,14 +157,14 @@ def _find_frame(search: warmup.Search, start: Point, inputs: Inputs, key: Array)
     best = compare(
         _Best(start.q, jnp.asarray(-jnp.inf)), jax.tree.map(lambda x: x[None, None], start.q)
     )
-    shape, radius = (warmup.STARTS - 1, start.q.ndim), warmup.RADIUS
+    shape, radius = (effort.starts - 1, start.q.ndim), warmup.RADIUS
     around = jax.random.uniform(walk, shape, start.q.mu.dtype, -radius, radius)
     z = start.q.mu + jnp.concatenate([jnp.zeros_like(around[:1]), around])
     most = jnp.asarray([*warmup.ROUNDS[:_MOST_ROUNDS], 0], jnp.int32)
     (_, best), _ = jax.lax.scan(run_round, (z, best), most)
-    if dense:
+    if effort.averages:
         first = jnp.zeros((), jnp.int32), best, jnp.full_like(best.elbo, jnp.inf)
-        more = lambda carry: (carry[0] < warmup.AVERAGES) & (carry[2] >= warmup.LITTLE)  # noqa: E731
+        more = lambda carry: (carry[0] < effort.averages) & (carry[2] >= warmup.LITTLE)  # noqa: E731
         _, best, _ = jax.lax.while_loop(more, average, first)
     return best.q
 

@@ -20,6 +20,7 @@ from numpyro import handlers
 from numpyro.infer.initialization import init_to_mean
 from numpyro.infer.util import _unconstrain_reparam, compute_log_probs
 
+from numpyro_vi_ext.cost import numbers_moved
 from numpyro_vi_ext.identity import Fingerprint, fingerprint
 from numpyro_vi_ext.layout import (
     Layout,
@@ -83,6 +84,11 @@ class Recorded:
     def __call__(self, *args: Any) -> Any:
         """Evaluate with the arrays that were closed over."""
         return self._compiled(self.constants, *args)
+
+    @functools.cached_property
+    def moved(self) -> int:
+        """Numbers that one run reads and writes."""
+        return numbers_moved(self._jaxpr)
 
     def used_by(self, outputs: Any) -> Any:
         """Flags on the arguments: whether any of the flagged outputs depends on them."""

@@ -29,15 +29,12 @@ Report = Callable[[str], bool]  # is told what is going on; says whether to give
 
 HELD_OUT = 4  # groups of batches on which candidates are compared, where steps see batches
 ROWS, ROWS_PER_DIMENSION = 1000, 10  # in a group, at least
-STARTS = 4  # points to climb from, the first of which is the plain start
 RADIUS = 2.0  # of the others around it, in unconstrained space
 ROUNDS = (8, 16, 32, 64, *[128] * 96)  # most iterations in each where a Hessian is a diagonal
 LEAST, PATIENCE = 24, 8  # rounds after which, and without a better candidate, an ascent ends
-DENSE = 256  # dimensions up to which it is a matrix
-AVERAGES = 10  # steps with averages at most,
 _LESS_NOISE = 0.25  # of the variance of gradients, which makes a control variate worth its cost
 _GAUSSIAN = 0.01  # of it, where the posterior is near a Gaussian
-LITTLE = 0.01  # or until the ELBO gains no more than that, in nats
+LITTLE = 0.01  # nats: no gain
 
 
 class Found(NamedTuple):
@@ -100,7 +97,7 @@ class Warmup(NamedTuple):
 
         One fit takes the best candidate of several starts, several take one start each.
         """
-        founds = self._climb(plain, STARTS if lanes == 1 else lanes)
+        founds = self._climb(plain, self.search.effort.starts if lanes == 1 else lanes)
         if founds is not None and lanes == 1:
             founds = [max(founds, key=lambda found: found.elbo)]
         settled = [self._settle(found) for found in founds or ()]
@@ -129,7 +126,7 @@ class Warmup(NamedTuple):
         for i, most in enumerate(ROUNDS):
             if self.report(f"Warm-up, round {i + 1}"):
                 return None
-            candidates, hessians, z, iterations = self._round(z, most, z.shape[1] <= DENSE)
+            candidates, hessians, z, iterations = self._round(z, most, self.search.effort.dense)
             elbos = self.elbo(candidates)
             for lane, found in enumerate(best):
                 place = lane, elbos[lane].argmax()
@@ -147,14 +144,14 @@ class Warmup(NamedTuple):
 
     def _settle(self, found: Found) -> Found | None:
         """Go on from a candidate by averages over q, where the posterior is no Gaussian."""
-        many = found.q.ndim > DENSE
-        if many:
+        effort = self.search.effort
+        if not effort.dense:
             densified = self._densify(found)
             if densified is None or densified.hessian is found.hessian:
                 return densified
             found = densified
         found, is_gaussian = self._control(found)
-        for i in range(0 if is_gaussian or many else AVERAGES):
+        for i in range(0 if is_gaussian else effort.averages):
             if self.report(f"Warm-up, average {i + 1}"):
                 return None
             key = jax.random.fold_in(self.key, 3 + i)
@@ -174,7 +171,8 @@ class Warmup(NamedTuple):
 
     def _densify(self, found: Found) -> Found | None:
         """The candidate by a whole Hessian, where only a diagonal was taken on the way."""
-        if not found.is_better or found.q.ndim > found.q.most_dense:
+        fits = found.q.ndim <= found.q.most_dense and self.search.effort.once
+        if not found.is_better or not fits:
             return found
         if self.report("Warm-up, Hessian"):
             return None

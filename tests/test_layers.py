@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 
 # Lowest first. A module may import from rows above its own here, and from its own row.
 LAYERS = (
-    {"_typing", "blocks", "checks", "errors", "seeds"},
+    {"_typing", "blocks", "checks", "cost", "errors", "seeds"},
     {
         "additivity",
         "arguments",
@@ -33,7 +33,7 @@ LAYERS = (
     {"families.*", "bandwidth", "defaults", "kernels", "optimizers"},
     {"families"},
     {"estimators", "objectives", "stein"},
-    {"algorithm", "ascent", "warmup"},
+    {"algorithm", "ascent", "effort", "warmup"},
     {
         "chunk",
         "convergence",

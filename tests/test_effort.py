@@ -1,0 +1,63 @@
+"""What a warm-up takes the time for: costs are counted, and little effort still helps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+
+import numpyro_vi_ext as vi
+from numpyro_vi_ext import effort
+from numpyro_vi_ext.cost import numbers_moved
+
+
+def moved(fn, *args):
+    return numbers_moved(jax.make_jaxpr(fn)(*args).jaxpr)
+
+
+def test_reads_and_writes_are_counted():
+    x, A = jnp.ones(10), jnp.ones((5, 10))
+    assert moved(lambda x: x + x, x) == 30
+    assert moved(lambda A, x: A @ x, A, x) == 50 + 10 + 5
+    assert moved(jax.jit(lambda x: x + x), x) == 30
+
+
+def test_a_scan_counts_all_its_turns():
+    def walk(x):
+        return jax.lax.scan(lambda c, _: (c * x, None), x, length=7)[0]
+
+    assert moved(walk, jnp.ones(10)) == 7 * 30
+
+
+def test_a_branch_is_looked_into():
+    def either(x):
+        return jax.lax.cond(x[0] > 0, lambda x: x + x, lambda x: x * x, x)
+
+    assert moved(either, jnp.ones(10)) >= 60
+
+
+def test_the_more_it_costs_the_less_is_done():
+    found = [effort.effort_for(moved, 100) for moved in (10**4, 10**6, 3 * 10**6, 10**8)]
+    assert [e.starts for e in found] == [4, 4, 1, 1]
+    assert [e.averages for e in found] == [10, 0, 0, 0]
+    assert [e.dense for e in found] == [True, True, True, False]
+    assert [e.probes for e in found] == [0, 0, 0, 10]
+    assert [e.pairs for e in found] == [32, 32, 20, 4]
+    many = effort.effort_for(10**4, 5000)
+    assert (many.starts, many.dense, many.once, many.probes) == (4, False, True, 64)
+
+
+def test_a_model_that_costs_much(monkeypatch):
+    """One start, a diagonal from eight directions, four pairs of draws: still the optimum."""
+    monkeypatch.setattr(effort, "WORK", 1.0)
+    scales = np.logspace(-3, 3, 7)
+
+    def model(scales):
+        with numpyro.plate("scales", len(scales)):
+            numpyro.sample("x", dist.Normal(3 * scales, scales))
+
+    approx = vi.fit(model, 1, model_args=(scales,), obj_optimizer=vi.sgd(0.0), warmup=True,
+                    random_seed=0, progressbar=False)  # fmt: skip
+    assert "0 averages" in approx.facts.warmup
+    assert np.abs((approx.mean - 3 * scales) / scales).max() < 0.05
+    np.testing.assert_allclose(approx.std, scales, rtol=1e-3)
