@@ -115,9 +115,25 @@ def fit(
         Unknown method, site in `start`, `start_sigma` or `total_size`, or argument in
         `more_replacements`.
     TypeError, ValueError
-        Anything else of a wrong type or value, by name.
+        Anything else of a wrong type or value, by name; ValueError as well if the log density is
+        not finite at the start, nor at 99 other points.
+    DiscreteLatentError
+        If a latent site is discrete.
     NonFiniteError
         If a loss or a parameter becomes NaN or infinite; the error has the last finite ``.approx``.
+    RuntimeError
+        If `method` is an instance that is being fitted, as in a callback of its own.
+
+    Warns
+    -----
+    UserWarning
+        If batches seem to be scaled twice, by the model and by N / B, or otherwise than
+        `total_size` says.
+
+    References
+    ----------
+    Kucukelbir, Tran, Ranganath, Gelman and Blei (2017), Automatic differentiation variational
+    inference, JMLR 18. The other methods have theirs: `SVGD`, `ASVGD`.
 
     Examples
     --------

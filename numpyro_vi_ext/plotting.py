@@ -43,6 +43,13 @@ def plot_loss(approx: Approximation, *, window: int | None = None, ax: Any = Non
         If no finite losses were recorded, or `window` is less than 1.
     ImportError
         If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> ax = plot_loss(SimpleNamespace(hist=1 / np.arange(1, 200)), window=20)
+    >>> ax.get_xlabel(), ax.get_ylabel()
+    ('step', 'loss (negative ELBO)')
     """
     losses = np.asarray(approx.hist, float)
     losses = np.where(np.isfinite(losses), losses, np.nan)
@@ -97,6 +104,14 @@ def plot_tracker(
         If nothing was recorded, or the number of axes is not that of the names.
     ImportError
         If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> tracker = Tracker(rate=lambda approx, losses, i: 1 / i)
+    >>> for i in range(1, 50):
+    ...     tracker.record(None, None, i)  # as a fit with callbacks=[tracker] does
+    >>> plot_tracker(tracker).shape
+    (1,)
     """
     names = list(tracker.hist) if names is None else [names] if isinstance(names, str) else names
     values = {name: _numbers(name, tracker[name]) for name in names}
@@ -150,6 +165,17 @@ def plot_vsbc(
         If the number of axes is not that of the names.
     ImportError
         If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import numpyro, numpyro.distributions as dist
+    >>> import numpyro_vi_ext as vi
+    >>> def model(y):
+    ...     mu = numpyro.sample("mu", dist.Normal(0, 1))
+    ...     numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+    >>> result = vi.vsbc(model, 200, model_args=(np.zeros(5),), warmup=False, progressbar=False)
+    >>> plot_vsbc(result).shape
+    (1,)
     """
     sites = check_calibration(result).sites
     names = list(sites) if names is None else [names] if isinstance(names, str) else [*names]

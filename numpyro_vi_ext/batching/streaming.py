@@ -44,6 +44,8 @@ class Stream:
     ------
     TypeError, ValueError
         If an argument is none of these, or the first batch, which is read at once, no batch.
+    KeyError
+        From ``stream[key]``, if batches have no such part.
 
     Notes
     -----
@@ -171,7 +173,7 @@ class Stream:
 
     @property
     def shared(self) -> Array:
-        """The first batch, if a batch is one array."""
+        """The first batch, if a batch is one array; else a TypeError, as in the next three."""
         return self.whole().shared
 
     @property
