@@ -105,7 +105,7 @@ def sgd(learning_rate: Rate = 1e-3) -> Transformation:
 def momentum(learning_rate: Rate = 1e-3, momentum: float = 0.9) -> Transformation:
     r"""Heavy ball, :math:`v_t = m v_{t-1} - \eta g_t,\; \phi_t = \phi_{t-1} + v_t`.
 
-    Polyak (1964), doi:10.1016/0041-5553(64)90137-5. A scheduled rate applies to all of the velocity.
+    Polyak (1964), doi:10.1016/0041-5553(64)90137-5. A scheduled rate applies to all of :math:`v_t`.
     Parameters and errors are those of `sgd`; `momentum` is :math:`m`, in [0, 1).
 
     >>> optimizer = momentum(0.5)
@@ -281,9 +281,8 @@ def _from_numpyro(optimizer: Any) -> optax.GradientTransformationExtraArgs:
 def as_transformation(optimizer: Any) -> Transformation:
     """Bring what a user may give as ``obj_optimizer`` to an optax transformation.
 
-    That is an optax transformation (returned as it is), a NumPyro optimizer (the same object gives
-    the same transformation, whose ``update`` needs ``params``), or a factory of this module, called
-    or bare. Anything else, ``numpyro.optim.Minimize`` included, is a ``TypeError``.
+    That is an optax one (returned as it is), a NumPyro one (the same for the same object; its
+    ``update`` needs ``params``), or a factory of this module, called or bare. Else a ``TypeError``.
     """
     from numpyro import optim
 

@@ -168,12 +168,9 @@ def plot_vsbc(
 
     Examples
     --------
-    >>> import numpyro, numpyro.distributions as dist
-    >>> import numpyro_vi_ext as vi
-    >>> def model(y):
-    ...     mu = numpyro.sample("mu", dist.Normal(0, 1))
-    ...     numpyro.sample("y", dist.Normal(mu, 1), obs=y)
-    >>> result = vi.vsbc(model, 200, model_args=(np.zeros(5),), warmup=False, progressbar=False)
+    >>> from numpyro_vi_ext.calibration import calibrate
+    >>> ranks = np.random.default_rng(0).integers(0, 101, size=200)
+    >>> result = calibrate({"mu": ranks}, draws=100, failed=0, about="")  # as vsbc does
     >>> plot_vsbc(result).shape
     (1,)
     """

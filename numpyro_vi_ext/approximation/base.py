@@ -170,7 +170,7 @@ class ApproximationBase(abc.ABC):
 
     @property
     def hist(self) -> np.ndarray:
-        """Losses in nats (negative ELBO, full-data scale), one per step up to this approximation."""
+        """Losses in nats (negative ELBO, full data), one per step up to this approximation."""
         return np.concatenate([np.zeros(0), *self.facts.losses])
 
     @property

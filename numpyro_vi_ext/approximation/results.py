@@ -19,9 +19,8 @@ Names = Mapping[str, Sequence[str | None]]
 class Approximation(ApproximationDraws):
     """A distribution q over the latent sites of a model: a value, never changed by later fits.
 
-    Abstract: a fit returns a `MeanField`, `FullRank` or `Empirical`. ``model`` is the `Model` that is
-    approximated. Everything "flat" is a vector over the unconstrained space, sites in trace order
-    (see `ordering`).
+    Abstract: a fit returns a `MeanField`, `FullRank` or `Empirical`. Its ``model`` is the `Model`.
+    Everything "flat" is a vector over the unconstrained space, sites in trace order (`ordering`).
 
     Examples
     --------

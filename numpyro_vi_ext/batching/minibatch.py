@@ -152,7 +152,7 @@ class Minibatch:
 
         Returns
         -------
-        array of shape `shape`, or tuple of one per array, with the same rows
+        array, or tuple of arrays that have the same rows
         """
         step, self._evaluated = self._evaluated, self._evaluated + 1
         batches = tuple(np.array(part.plan.take(part.shared, step)) for part in self.parts)

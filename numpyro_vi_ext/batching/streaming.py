@@ -173,12 +173,12 @@ class Stream:
 
     @property
     def shared(self) -> Array:
-        """The first batch, if a batch is one array; else a TypeError, as in the next three."""
+        """The first batch; like `shape`, `ndim` and `dtype` a TypeError if it is several arrays."""
         return self.whole().shared
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of a batch, B first, if it is one array."""
+        """Shape of a batch, B first."""
         return self.whole().shape
 
     @property
