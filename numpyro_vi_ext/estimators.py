@@ -65,7 +65,7 @@ class Estimator(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class StickingTheLanding(Estimator):
-    r"""The path gradient of :math:`\beta \log q - \log p` (Roeder, Wu and Duvenaud 2017, eq. 8).
+    r"""The path gradient of :math:`\beta \log q - \log p` (Roeder et al. 2017, equation 8).
 
     Where q is the posterior it is zero for every draw, so that its noise vanishes on the way there.
 

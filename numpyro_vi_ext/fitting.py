@@ -77,7 +77,7 @@ def fit(
     score : bool, optional
         Whether to record losses; by default where the method has one. For Stein methods, which
         have none, the losses are then kernelised Stein discrepancies.
-    obj_optimizer : optional
+    obj_optimizer : optimizer, optional
         An optax transformation, a NumPyro optimizer, or one of this package's factories, called
         or bare. Default: Adam with a decaying rate and averaged iterates; an explicit optimizer
         is used as it is, without averaging.
@@ -85,7 +85,7 @@ def fit(
         Monte Carlo draws per step, vectorised: 1 by default, 500 for "asvgd". Cannot be applied to
         "svgd", which uses its particles.
     total_grad_norm_constraint : float, optional
-        Upper bound on the L2 norm of the gradient.
+        Upper bound on the L2 norm of the gradient; none by default.
     more_replacements : dict, optional
         Model argument -> value to fit with instead, such as a `Minibatch`.
     total_size : dict, optional

@@ -72,7 +72,7 @@ class Inference(abc.ABC):
 
     @property
     def hist(self) -> np.ndarray:
-        """Losses in nats over all fits and refines, shape (steps recorded,)."""
+        """Losses over all fits and refines, one per step recorded, as in `Approximation.hist`."""
         return np.concatenate([np.zeros(0), *self._losses()])
 
     def fit(

@@ -89,7 +89,7 @@ class KLqp(Inference):
     r"""Fit any approximation with a density, starting from where it stands.
 
     The loss is :math:`-E_q[\log p(x | z)] + \beta\, KL(q \| p(z))`, the prior's log Jacobians
-    included; beta = 1 gives the negative ELBO.
+    included; beta = 1 gives the negative ELBO, another what a beta-VAE has (Higgins et al. 2017).
 
     Parameters
     ----------

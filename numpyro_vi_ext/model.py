@@ -45,6 +45,8 @@ class Model:
     TypeError
         If `fn` is not callable, cannot be called with these arguments, or an argument is an array
         of object dtype.
+    DiscreteLatentError
+        Later, where the model is first looked at, if a latent site is discrete.
 
     Examples
     --------

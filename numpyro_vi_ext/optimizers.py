@@ -106,7 +106,7 @@ def momentum(learning_rate: Rate = 1e-3, momentum: float = 0.9) -> Transformatio
     r"""Heavy ball, :math:`v_t = m v_{t-1} - \eta g_t,\; \phi_t = \phi_{t-1} + v_t`.
 
     Polyak (1964), doi:10.1016/0041-5553(64)90137-5. A scheduled rate applies to all of :math:`v_t`.
-    Parameters and errors are those of `sgd`; `momentum` is :math:`m`, in [0, 1).
+    Parameters and errors are those of `sgd`; ``momentum`` is :math:`m`, in [0, 1).
 
     >>> optimizer = momentum(0.5)
     >>> step, state = optimizer.update(jnp.ones(1), optimizer.init(jnp.zeros(1)))

@@ -142,7 +142,21 @@ def test_every_method_is_called_in_an_example(name):
     assert f".{name.partition('.')[2]}(" in examples
 
 
+def test_the_page_has_every_source():
+    """First author and year of what the docstrings cite, as in "(Liu and Wang 2016)"."""
+    cited = set()
+    for name in PUBLIC:
+        text = " ".join((inspect.getdoc(PUBLIC[name]) or "").split())
+        cited |= set(
+            re.findall(r"([A-Z]\w+)(?:, [A-Z]\w+)*(?: and \w+| et al\.)?,? \(?(\d{4})\b", text)
+        )
+    assert {("Liu", "2016"), ("Roeder", "2017"), ("Kingma", "2015")} <= cited
+    listed = set(re.findall(r"^- (\w+)[^(]*\((\d{4})\)", PAGE, re.MULTILINE))
+    assert cited == listed
+
+
 def test_the_page_shows_everything_once():
+    assert "inherited-members" not in PAGE
     shown = []
     for name, options in re.findall(r"^\.\. auto\w+:: (\S+)((?:\n +:.*)*)", PAGE, re.M):
         shown.append(name)

@@ -170,7 +170,11 @@ class ApproximationBase(abc.ABC):
 
     @property
     def hist(self) -> np.ndarray:
-        """Losses in nats (negative ELBO, full data), one per step up to this approximation."""
+        """Losses, one per step up to this approximation, shape (steps recorded,).
+
+        The negative ELBO on the full data, in nats; for Stein methods with ``score=True`` the
+        kernelised Stein discrepancy.
+        """
         return np.concatenate([np.zeros(0), *self.facts.losses])
 
     @property

@@ -29,8 +29,8 @@ class Minibatch:
         Length B of a batch. An int cuts the first axis. A list has one entry per leading axis: an
         int, a pair (size, seed), None for a whole axis, or once an Ellipsis for all axes between.
         Several cut axes draw independent indices and are combined as an outer product, unless
-        they are of equal length and size and are given the same seed in a pair. These forms are
-        PyMC3's, where axes without a seed of their own share their indices.
+        they are of equal length and size and are given the same seed in a pair. The forms are those
+        of PyMC3, which without seeds draws the same rows and columns of a square array.
     dtype : dtype, optional
         Forces a type.
     random_seed : int, JAX key or None
