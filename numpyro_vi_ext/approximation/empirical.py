@@ -126,6 +126,11 @@ class Empirical(Approximation):
         random_seed : int, JAX key or None
             None gives others at each call.
 
+        Returns
+        -------
+        Empirical
+            Unfitted, with `size` rows.
+
         Raises
         ------
         TypeError, ValueError
@@ -158,8 +163,12 @@ class Empirical(Approximation):
     ) -> Any:
         """Evaluate a node at every row, in order: `sample_node` without picking rows at random.
 
-        Parameters and errors are those of `sample_node`; the leading axis has a length of as many
-        rows as there are.
+        Parameters and errors are those of `sample_node`.
+
+        Returns
+        -------
+        JAX array, or a list, tuple or dict of those like `node`
+            With a leading axis as long as there are rows.
         """
         return self._over_rows(self.point.q.histogram, node, more_replacements, block_size)
 

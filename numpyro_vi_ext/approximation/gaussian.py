@@ -61,6 +61,11 @@ class DensityApproximation(Approximation):
         approx : Approximation
             What to start from; it is left as it is.
 
+        Returns
+        -------
+        MeanField or FullRank
+            Unfitted, of the class that this is called on.
+
         Raises
         ------
         TypeError
@@ -102,7 +107,7 @@ class DensityApproximation(Approximation):
         return log_prob(z)
 
     def entropy(self) -> Array:
-        """Differential entropy of q in unconstrained space, in nats."""
+        """Differential entropy of q in unconstrained space, in nats, shape ()."""
         return self.point.q.entropy()
 
     def elbo(self, n_mc: int = 1000, random_seed: Seed = None) -> ElboEstimate:
@@ -155,7 +160,8 @@ class MeanField(DensityApproximation):
         Site name -> value in the model's space; the others start at their prior mean where it is
         finite, else at the median of prior draws, else at a uniform draw.
     start_sigma : dict, optional
-        Site name -> initial standard deviation in unconstrained space; default softplus(0).
+        Site name -> initial standard deviation in unconstrained space, a scalar or of the site's
+        unconstrained shape; default softplus(0) = 0.6931.
     init_strategy : callable, optional
         A NumPyro ``init_to_*`` strategy in place of the default.
 

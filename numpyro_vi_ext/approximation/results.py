@@ -278,7 +278,7 @@ def sample_approx(approx: Approximation, draws: int = 100, **options: Any) -> An
     approx : Approximation
         Of any kind.
     draws, **options
-        As in `Approximation.sample`, as are what is returned and the errors.
+        As in `Approximation.sample`, also what is returned, and the errors.
 
     Examples
     --------

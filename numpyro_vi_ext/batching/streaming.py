@@ -33,8 +33,8 @@ class Stream:
         rows; tensors of other libraries are taken by their method ``numpy()``. All batches must
         have the keys, shapes and dtypes of the first. Floats become JAX's default float type.
     total_size : int
-        Number N of rows of the full data. A batch of B rows counts N / B times, and a stream does
-        not tell N.
+        Number N of rows of the full data, which has to be given: a batch of B rows counts N / B
+        times, and a stream does not tell N.
     name : str, optional
         Name to show.
     prefetch : int
