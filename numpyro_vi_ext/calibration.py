@@ -80,6 +80,19 @@ class Calibration:
         Data sets left out, because their density or their fit was not finite.
     about : str
         What was looked at.
+
+    References
+    ----------
+    Yao, Vehtari, Simpson and Gelman (2018), as for `vsbc`. The p-value under symmetry is that of
+    Butler (1969), A test for symmetry using the sample distribution function, Annals of
+    Mathematical Statistics 40; the correction is that of Holm (1979).
+
+    Examples
+    --------
+    >>> ranks = np.random.default_rng(0).binomial(100, 0.5, size=200)  # too near to the middle
+    >>> result = calibrate({"mu": ranks}, draws=100, failed=0, about="an example")
+    >>> result.ok, result.sites["mu"].verdict, result.simulations
+    (False, 'unbiased, too wide', 200)
     """
 
     probabilities: dict[str, np.ndarray]
@@ -104,7 +117,14 @@ class Calibration:
 
     @functools.cached_property
     def sites(self) -> dict[str, SiteCheck]:
-        """What is said of each site, corrected for the number of all entries of all sites."""
+        """What is said of each site, corrected for the number of all entries of all sites.
+
+        A dict of site -> named tuple ``(entry, mean, ks, pvalue, verdict)`` of the entry that is
+        off most: its index, as "[3]"; the mean of its probabilities, 0.5 where posterior means are
+        right on average; the statistic for symmetry; the smaller of the corrected p-values; and a
+        verdict, "calibrated", "biased to the left", "biased to the right", "unbiased, too narrow"
+        or "unbiased, too wide".
+        """
         names = [name for name in self.param_names if self.ks_pvalues[name].size]
         tests = [np.stack([self.ks_pvalues[n], self.spread_pvalues[n]]) for n in names]
         flat = np.concatenate([np.zeros(0), *(x.ravel() for x in tests)])

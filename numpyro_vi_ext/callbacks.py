@@ -41,20 +41,27 @@ class CheckParametersConvergence:
 
     Parameters
     ----------
-    every
+    every : int
         Steps between two checks, >= 1.
-    tolerance
+    tolerance : float
         Bound on the norm of the difference, > 0.
-    diff
-        ``"relative"`` or ``"absolute"``; another is a ``KeyError``.
-    ord
-        Order of the vector norm, as in :func:`numpy.linalg.norm`.
+    diff : str
+        ``"relative"`` or ``"absolute"``.
+    ord : int, float or str
+        Order of the vector norm, as in ``numpy.linalg.norm``.
+
+    Raises
+    ------
+    KeyError
+        If `diff` is another.
+    TypeError, ValueError
+        If another argument is of a wrong type or out of its range, by name.
 
     Notes
     -----
     Iterates are noisy, so the tolerance is weighed against the learning rate as much as against the
     distance to the optimum: a small rate meets it early, a large one never. Nor is the relative
-    rule ever met while a parameter stays at exactly 0. :class:`CheckLossConvergence` avoids both.
+    rule ever met while a parameter stays at exactly 0. `CheckLossConvergence` avoids both.
 
     Examples
     --------
@@ -115,13 +122,19 @@ class CheckLossConvergence:
 
     Parameters
     ----------
-    rel_tol
+    rel_tol : float
         Fraction of the fall so far that is not worth more steps, >= 0.
-    min_steps
+    min_steps : int
         No check before this step, >= 1; nor is there one before step 100.
-    every
+    every : int
         Steps between two checks at least, >= 1; they are never closer than 2 % of the steps taken,
         and losses are read in pages of 100.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of a wrong type or out of its range, by name; TypeError in a fit that
+        records no losses.
 
     Notes
     -----
@@ -169,12 +182,12 @@ class Tracker:
 
     Parameters
     ----------
-    every
-        Record at multiples of this number of steps only.
-    **functions
+    every : int
+        Record at multiples of this number of steps only, >= 1.
+    **functions : callables
         What to record by name: functions of nothing, ``(approx)`` or ``(approx, losses, i)``, as
         their parameters without default tell. A function of ``*args`` gets all three, one without
-        a readable signature (some builtins) nothing; other signatures are a ``TypeError``.
+        a readable signature (some builtins) nothing.
 
     Attributes
     ----------
@@ -182,6 +195,15 @@ class Tracker:
         What was recorded; ``tracker["name"]`` is ``tracker.hist["name"]``.
     steps : list of int
         The steps at which it was recorded.
+
+    Raises
+    ------
+    TypeError
+        If `every` is not an int, or a function takes something else.
+    ValueError
+        If `every` is less than 1, or there is no function.
+    KeyError
+        From ``tracker["name"]``, if nothing is recorded under that name.
 
     Notes
     -----
@@ -193,6 +215,9 @@ class Tracker:
     >>> tracker.record("q", [3.0], 1)
     >>> tracker, tracker["loss"], tracker.steps
     (Tracker(q, loss; every=1, 1 recorded), [3.0], [1])
+    >>> tracker.clear()
+    >>> tracker.hist
+    {'q': [], 'loss': []}
     """
 
     def __init__(self, every: int = 1, **functions: Callable[..., Any]) -> None:
@@ -208,7 +233,17 @@ class Tracker:
         self.steps: list[int] = []
 
     def record(self, approx: Any, losses: np.ndarray | None, i: int) -> None:
-        """Call every function and record what they return."""
+        """Call every function and record what they return, as a fit does.
+
+        Parameters
+        ----------
+        approx : Approximation
+            That of the step.
+        losses : array, shape (i,), or None
+            Those so far.
+        i : int
+            The step, from 1.
+        """
         arguments = (approx, losses, i)
         # All values before the first append: an error in between must not misalign the lists.
         values = {name: f(*arguments[:n]) for name, (f, n) in self._functions.items()}

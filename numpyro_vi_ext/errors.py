@@ -16,6 +16,16 @@ class DiscreteLatentError(ValueError):
     ----------
     sites : tuple of str
         Names of the discrete latent sites, in trace order.
+
+    Examples
+    --------
+    >>> import numpyro, numpyro.distributions as dist
+    >>> import numpyro_vi_ext as vi
+    >>> try:
+    ...     vi.fit(lambda: numpyro.sample("k", dist.Bernoulli(0.5)))
+    ... except vi.DiscreteLatentError as error:
+    ...     error.sites
+    ('k',)
     """
 
     def __init__(self, sites: tuple[str, ...]) -> None:
@@ -46,6 +56,18 @@ class NonFiniteError(FloatingPointError):
         Sites whose parameters or log density went bad.
     approx : Approximation
         The last finite approximation, usable as the result of a fit.
+
+    Examples
+    --------
+    >>> import numpyro, numpyro.distributions as dist
+    >>> import numpyro_vi_ext as vi
+    >>> def model():
+    ...     numpyro.sample("x", dist.Normal(3, 1))
+    >>> try:
+    ...     vi.fit(model, 200, obj_optimizer=vi.sgd(1e30), random_seed=0, progressbar=False)
+    ... except vi.NonFiniteError as error:
+    ...     print(error.step, error.sites, error.approx.steps)
+    2 ('x',) 1
     """
 
     def __init__(self, message: str, *, step: int, sites: tuple[str, ...], approx: Any) -> None:

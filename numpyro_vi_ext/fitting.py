@@ -77,7 +77,7 @@ def fit(
     score : bool, optional
         Whether to record losses; by default where the method has one. For Stein methods, which
         have none, the losses are then kernelised Stein discrepancies.
-    obj_optimizer : optional
+    obj_optimizer : optimizer, optional
         An optax transformation, a NumPyro optimizer, or one of this package's factories, called
         or bare. Default: Adam with a decaying rate and averaged iterates; an explicit optimizer
         is used as it is, without averaging.
@@ -85,7 +85,7 @@ def fit(
         Monte Carlo draws per step, vectorised: 1 by default, 500 for "asvgd". Cannot be applied to
         "svgd", which uses its particles.
     total_grad_norm_constraint : float, optional
-        Upper bound on the L2 norm of the gradient.
+        Upper bound on the L2 norm of the gradient; none by default.
     more_replacements : dict, optional
         Model argument -> value to fit with instead, such as a `Minibatch`.
     total_size : dict, optional
@@ -115,9 +115,25 @@ def fit(
         Unknown method, site in `start`, `start_sigma` or `total_size`, or argument in
         `more_replacements`.
     TypeError, ValueError
-        Anything else of a wrong type or value, by name.
+        Anything else of a wrong type or value, by name; ValueError as well if the log density is
+        not finite at the start, nor at 99 other points.
+    DiscreteLatentError
+        If a latent site is discrete.
     NonFiniteError
         If a loss or a parameter becomes NaN or infinite; the error has the last finite ``.approx``.
+    RuntimeError
+        If `method` is an instance that is being fitted, as in a callback of its own.
+
+    Warns
+    -----
+    UserWarning
+        If batches seem to be scaled twice, by the model and by N / B, or otherwise than
+        `total_size` says.
+
+    References
+    ----------
+    Kucukelbir, Tran, Ranganath, Gelman and Blei (2017), Automatic differentiation variational
+    inference, JMLR 18. The other methods have theirs: `SVGD`, `ASVGD`.
 
     Examples
     --------

@@ -24,7 +24,22 @@ from numpyro_vi_ext.training import MOST_STEPS, train
 
 
 class Inference(abc.ABC):
-    """An approximation being fitted; can be fitted, and continued, any number of times."""
+    """An approximation being fitted; can be fitted, and continued, any number of times.
+
+    Abstract: the methods are `ADVI`, `FullRankADVI`, `KLqp`, `SVGD` and `ASVGD`.
+
+    Examples
+    --------
+    >>> import numpyro, numpyro.distributions as dist
+    >>> import numpyro_vi_ext as vi
+    >>> def model():
+    ...     numpyro.sample("x", dist.Normal(3, 1))
+    >>> inference = vi.ADVI(model, random_seed=0)
+    >>> inference.fit(100, warmup=False, progressbar=False).steps
+    100
+    >>> inference.refine(50, progressbar=False).steps, inference.hist.shape
+    (150, (150,))
+    """
 
     method: ClassVar[str]  # its name in `fit`, and among the facts of an approximation
     _approx: Approximation
@@ -57,7 +72,7 @@ class Inference(abc.ABC):
 
     @property
     def hist(self) -> np.ndarray:
-        """Losses over all fits and refines, one per step taken, 1-D."""
+        """Losses over all fits and refines, one per step recorded, as in `Approximation.hist`."""
         return np.concatenate([np.zeros(0), *self._losses()])
 
     def fit(
@@ -119,10 +134,19 @@ class Inference(abc.ABC):
         progressbar : bool
             Whether to show progress.
 
+        Returns
+        -------
+        Approximation
+            Also available as ``.approx``.
+
         Raises
         ------
         TypeError
-            Before the first ``fit``.
+            Before the first ``fit``, or if `n` is not an int.
+        ValueError
+            If `n` is negative, or the steps of the fit would be more than it can have.
+        NonFiniteError, RuntimeError
+            As `fit`.
         """
         self._check_idle()
         if self._run is None:

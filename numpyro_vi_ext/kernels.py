@@ -165,6 +165,11 @@ def rbf(bandwidth: float | Callable[[Array], Any] | None = None) -> Kernel:
         :math:`h = m / (2 \log(n + 1))` with m the median of all :math:`n^2` squared distances (Liu
         and Wang 2016, section 5, in PyMC's form), exact up to 256 points, within 1 % of m beyond.
 
+    Returns
+    -------
+    Kernel
+        For `SVGD` and `ASVGD`; equal for equal arguments.
+
     Raises
     ------
     TypeError, ValueError
@@ -186,10 +191,15 @@ def imq(bandwidth: float | Callable[[Array], Any] | None = None, exponent: float
 
     Parameters
     ----------
-    bandwidth
+    bandwidth : float or callable, optional
         h, as for `rbf`.
     exponent : float
         :math:`\beta`, between -1 and 0, both excluded.
+
+    Returns
+    -------
+    Kernel
+        As for `rbf`.
 
     Raises
     ------

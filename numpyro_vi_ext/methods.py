@@ -34,8 +34,8 @@ class ADVI(Inference):
 
     Raises
     ------
-    TypeError
-        If `estimator` is of a wrong type, or an option unknown.
+    KeyError, TypeError, ValueError
+        As `MeanField`; TypeError also for a wrong `estimator` and an unknown option.
 
     Examples
     --------
@@ -89,7 +89,7 @@ class KLqp(Inference):
     r"""Fit any approximation with a density, starting from where it stands.
 
     The loss is :math:`-E_q[\log p(x | z)] + \beta\, KL(q \| p(z))`, the prior's log Jacobians
-    included; beta = 1 gives the negative ELBO.
+    included; beta = 1 gives the negative ELBO, another what a beta-VAE has (Higgins et al. 2017).
 
     Parameters
     ----------
@@ -170,10 +170,8 @@ class SVGD(Inference):
 
     Raises
     ------
-    TypeError, ValueError
-        If an argument is of a wrong type or value, by name.
-    KeyError
-        If `start` or `start_sigma` names an unknown site.
+    KeyError, TypeError, ValueError
+        As `MeanField`; TypeError and ValueError for other arguments as well, by name.
 
     Examples
     --------
@@ -243,10 +241,9 @@ class ASVGD(Inference):
 
     Raises
     ------
-    TypeError
-        If `approx` has no density, or an option is given that is for a new one.
-    ValueError
-        If `approx` has another model.
+    KeyError, TypeError, ValueError
+        As `FullRank`, and for a wrong argument, by name; TypeError also if `approx` has no density
+        or is given with options of a new one, ValueError if it has another model.
 
     Examples
     --------

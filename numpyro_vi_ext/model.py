@@ -45,6 +45,8 @@ class Model:
     TypeError
         If `fn` is not callable, cannot be called with these arguments, or an argument is an array
         of object dtype.
+    DiscreteLatentError
+        Later, where the model is first looked at, if a latent site is discrete.
 
     Examples
     --------
@@ -57,6 +59,10 @@ class Model:
     (('mu',), 1)
     >>> print(f"{bound.log_density(jnp.ones(1)):.4f}")
     -2.8379
+    >>> bound.constrain(bound.unconstrain({"mu": 0.5}))
+    {'mu': Array(0.5, dtype=float32)}
+    >>> bound.replace(y=3.0).named_data
+    {'y': array(3., dtype=float32)}
     """
 
     def __init__(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
@@ -118,6 +124,16 @@ class Model:
     def replace(self, /, **arguments: Any) -> "Model":
         """Bind other values to some arguments, by name.
 
+        Parameters
+        ----------
+        **arguments
+            Argument of the model -> its new value.
+
+        Returns
+        -------
+        Model
+            A new one; this one is left as it is.
+
         Raises
         ------
         KeyError
@@ -142,6 +158,7 @@ class Model:
         Returns
         -------
         array, shape (...)
+            In nats.
 
         Raises
         ------
@@ -156,7 +173,18 @@ class Model:
     def constrain(self, z: Any, *, random_seed: Seed = 0) -> dict[str, Array]:
         """Latent and deterministic sites, in the model's space, at flat unconstrained points.
 
-        Parameters and errors as in `log_density`; each value has the leading axes of `z`.
+        Parameters as in `log_density`.
+
+        Returns
+        -------
+        dict
+            Site name -> array of shape ``(..., *site shape)``. Deterministic sites that depend on
+            data from a `Stream` are left out.
+
+        Raises
+        ------
+        ValueError
+            If the last axis of `z` is not of length `ndim`.
         """
         target = self.target
         return target.known(_evaluate(target, z, random_seed).values)
@@ -168,6 +196,8 @@ class Model:
         ----------
         values : dict
             Latent site name -> value; other names are ignored.
+        random_seed : int, JAX key or None
+            For internal subsampling.
 
         Returns
         -------

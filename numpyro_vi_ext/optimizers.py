@@ -1,15 +1,6 @@
 r"""PyMC's optimizers, with its defaults and update rules, as optax transformations.
 
-In the formulas :math:`g_t` is the gradient at step :math:`t = 1, 2, \dots`, :math:`\phi_t` the
-parameters, :math:`\eta` the ``learning_rate`` and :math:`\epsilon` the ``epsilon``; everything is
-elementwise and accumulators start at zero. What the factories share:
-
-- ``learning_rate`` is a number >= 0 (NaN passes: it tests the handling of NaN) or a schedule, a
-  callable of the number of steps taken. A hyperparameter out of its range is a ``ValueError``,
-  one that is not a number a ``TypeError``.
-- Equal hyperparameters give the same object, ``adam(1e-2) is adam(learning_rate=0.01)``, fit to
-  be the key of a cache of compiled steps. Schedules are equal when identical.
-- Parameters may be any pytree of arrays; dtypes are kept; ``update`` does not need ``params``.
+`sgd` says what they share. One object for equal hyperparameters is fit to be the key of a cache.
 """
 
 import functools
@@ -88,6 +79,22 @@ def _per_leaf(
 def sgd(learning_rate: Rate = 1e-3) -> Transformation:
     r"""Gradient descent, :math:`\phi_t = \phi_{t-1} - \eta g_t` (Robbins and Monro, 1951).
 
+    :math:`g_t` is the gradient at step :math:`t = 1, 2, \dots`, :math:`\phi_t` the parameters, a
+    pytree whose dtypes are kept. In all these optimizers everything is elementwise, accumulators
+    start at zero, and equal hyperparameters give the same optax ``GradientTransformation``.
+
+    Parameters
+    ----------
+    learning_rate : float or callable
+        :math:`\eta \ge 0`, or a schedule: a function of the number of steps taken.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a hyperparameter is not a number, or out of its range.
+
+    Examples
+    --------
     >>> print(sgd(0.5).update(jnp.ones(1), sgd(0.5).init(jnp.zeros(1)))[0])
     [-0.5]
     """
@@ -98,8 +105,8 @@ def sgd(learning_rate: Rate = 1e-3) -> Transformation:
 def momentum(learning_rate: Rate = 1e-3, momentum: float = 0.9) -> Transformation:
     r"""Heavy ball, :math:`v_t = m v_{t-1} - \eta g_t,\; \phi_t = \phi_{t-1} + v_t`.
 
-    ``momentum`` is :math:`m`. Under a schedule the present rate applies to the whole velocity.
-    Polyak (1964), Some methods of speeding up the convergence of iteration methods.
+    Polyak (1964), doi:10.1016/0041-5553(64)90137-5. A scheduled rate applies to all of :math:`v_t`.
+    Parameters and errors are those of `sgd`; ``momentum`` is :math:`m`, in [0, 1).
 
     >>> optimizer = momentum(0.5)
     >>> step, state = optimizer.update(jnp.ones(1), optimizer.init(jnp.zeros(1)))
@@ -113,7 +120,7 @@ def momentum(learning_rate: Rate = 1e-3, momentum: float = 0.9) -> Transformatio
 def nesterov_momentum(learning_rate: Rate = 1e-3, momentum: float = 0.9) -> Transformation:
     r"""Nesterov, :math:`v_t = m v_{t-1} - \eta g_t,\; \phi_t = \phi_{t-1} + m v_t - \eta g_t`.
 
-    Sutskever et al. (2013), On the importance of initialization and momentum in deep learning.
+    Sutskever et al. (2013), ICML 28(3). Parameters and errors are those of `momentum`.
 
     >>> print(nesterov_momentum().update(jnp.ones(1), nesterov_momentum().init(jnp.zeros(1)))[0])
     [-0.0019]
@@ -126,6 +133,7 @@ def adagrad(learning_rate: Rate = 1.0, epsilon: float = 1e-6) -> Transformation:
     r"""Adagrad: :math:`a_t = a_{t-1} + g_t^2`, step :math:`-\eta g_t / \sqrt{a_t + \epsilon}`.
 
     Duchi, Hazan and Singer (2011), Adaptive subgradient methods (optax starts the sum at 0.1).
+    Parameters and errors are those of `sgd`; `epsilon` is :math:`\epsilon > 0`.
 
     >>> print(adagrad().update(jnp.array([-5.0]), adagrad().init(jnp.zeros(1)))[0].round(3))
     [1.]
@@ -141,12 +149,10 @@ def adagrad_window(
 
     .. math:: \phi_t = \phi_{t-1} - \eta g_t \Big/ \sqrt{\epsilon + \sum_{s > t - n_{win}} g_s^2}
 
-    Warnings
-    --------
-    Biased: the current gradient is part of its own normaliser, so noise shifts where the steps
-    average to zero. Single-draw mean-field fits of a conjugate Gaussian end with posterior sds
-    about 8.5 % too large, however long they run (PyMC issue 8444); :func:`adam` or many draws per
-    step do not. And every step is smaller than ``learning_rate``: a far start never arrives.
+    Biased: the current gradient is part of its own normaliser. Single-draw mean-field fits of a
+    conjugate Gaussian end with posterior sds about 8.5 % too large, however long they run (PyMC
+    issue 8444); `adam` or many draws per step do not. Every step is below `learning_rate`: a far
+    start never arrives. Parameters and errors are those of `adagrad`; `n_win` is an integer >= 1.
 
     >>> print(adagrad_window().update(-9e9 * jnp.ones(1), adagrad_window().init(jnp.zeros(1)))[0])
     [0.001]
@@ -161,9 +167,10 @@ def adagrad_window(
 
 @_memoised
 def rmsprop(learning_rate: Rate = 1.0, rho: float = 0.9, epsilon: float = 1e-6) -> Transformation:
-    r"""RMSProp: :func:`adagrad` with :math:`a_t = \rho a_{t-1} + (1-\rho) g_t^2`.
+    r"""RMSProp: `adagrad` with :math:`a_t = \rho a_{t-1} + (1-\rho) g_t^2`.
 
-    Tieleman and Hinton (2012), Neural networks for machine learning, lecture 6.5.
+    Tieleman and Hinton (2012), Neural networks for machine learning, lecture 6.5. Parameters and
+    errors are those of `adagrad`; `rho` is :math:`\rho`, in [0, 1).
 
     >>> print(rmsprop(rho=0.75).update(jnp.ones(1), rmsprop(rho=0.75).init(jnp.zeros(1)))[0])
     [-1.999996]
@@ -173,12 +180,12 @@ def rmsprop(learning_rate: Rate = 1.0, rho: float = 0.9, epsilon: float = 1e-6) 
 
 @_memoised
 def adadelta(learning_rate: Rate = 1.0, rho: float = 0.95, epsilon: float = 1e-6) -> Transformation:
-    r"""Adadelta: :func:`rmsprop` whose rate is the root mean square :math:`d` of its own steps.
+    r"""Adadelta: `rmsprop` whose rate is the root mean square :math:`d` of its own steps.
 
     .. math:: u_t = g_t \sqrt{d_{t-1}+\epsilon} / \sqrt{a_t+\epsilon}, \quad
         \phi_t = \phi_{t-1} - \eta u_t, \quad d_t = \rho d_{t-1} + (1-\rho) u_t^2
 
-    Zeiler (2012), ADADELTA, arXiv:1212.5701, algorithm 1.
+    Zeiler (2012), arXiv:1212.5701, algorithm 1. Parameters and errors are those of `rmsprop`.
 
     >>> print(adadelta(rho=0.75).update(-jnp.ones(1), adadelta(rho=0.75).init(jnp.zeros(1)))[0])
     [0.002]
@@ -197,7 +204,8 @@ def adam(
         v_t = \beta_2 v_{t-1} + (1-\beta_2) g_t^2, \\ \phi_t &= \phi_{t-1} - \eta\,
         \frac{\sqrt{1-\beta_2^t}}{1-\beta_1^t}\, \frac{m_t}{\sqrt{v_t}+\epsilon}
 
-    Kingma and Ba (2015), Adam, arXiv:1412.6980, end of section 2.
+    Kingma and Ba (2015), Adam, arXiv:1412.6980, end of section 2. Parameters and errors are those
+    of `adagrad`; `beta1` and `beta2` are in [0, 1).
 
     >>> print(adam(0.5).update(jnp.array([3.0, -7.0]), adam(0.5).init(jnp.zeros(2)))[0].round(3))
     [-0.5  0.5]
@@ -216,12 +224,13 @@ def adam(
 def adamax(
     learning_rate: Rate = 2e-3, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8
 ) -> Transformation:
-    r"""Adamax: :func:`adam` with a decaying maximum :math:`u` in place of the root mean square.
+    r"""Adamax: `adam` with a decaying maximum :math:`u` in place of the root mean square.
 
     .. math:: u_t = \max(\beta_2 u_{t-1}, |g_t|), \quad
         \phi_t = \phi_{t-1} - \frac{\eta}{1-\beta_1^t}\, \frac{m_t}{u_t+\epsilon}
 
     Kingma and Ba (2015), Adam, arXiv:1412.6980, algorithm 2 (optax has epsilon in the maximum).
+    Parameters and errors are those of `adam`.
 
     >>> print(adamax(0.5).update(jnp.array([3.0]), adamax(0.5).init(jnp.zeros(1)))[0].round(3))
     [-0.5]
@@ -239,12 +248,7 @@ def adamax(
 def total_norm_constraint(max_norm: float, epsilon: float = 1e-7) -> Transformation:
     r"""Shrink long gradients: :math:`g \leftarrow g \min(\|g\|, c) / (\epsilon + \|g\|)`.
 
-    :math:`\|g\|` is the Euclidean norm over all leaves, ``max_norm`` is :math:`c`; goes before an
-    optimizer in a chain. Pascanu et al. (2013), On the difficulty of training recurrent networks.
-
-    >>> clip = total_norm_constraint(1.0)
-    >>> print(clip.update(jnp.array([3.0, 4.0]), clip.init(None))[0])
-    [0.6 0.8]
+    The norm is over all leaves, c is ``max_norm``. Pascanu et al. (2013), arXiv:1211.5063.
     """
 
     def shrink(updates, params=None):
@@ -277,12 +281,8 @@ def _from_numpyro(optimizer: Any) -> optax.GradientTransformationExtraArgs:
 def as_transformation(optimizer: Any) -> Transformation:
     """Bring what a user may give as ``obj_optimizer`` to an optax transformation.
 
-    That is an optax transformation (returned as it is), a NumPyro optimizer (the same object gives
-    the same transformation, whose ``update`` needs ``params``), or a factory of this module, called
-    or bare. Anything else, ``numpyro.optim.Minimize`` included, is a ``TypeError``.
-
-    >>> as_transformation(adam) is as_transformation(adam(learning_rate=1e-3))
-    True
+    That is an optax one (returned as it is), a NumPyro one (the same for the same object; its
+    ``update`` needs ``params``), or a factory of this module, called or bare. Else a ``TypeError``.
     """
     from numpyro import optim
 

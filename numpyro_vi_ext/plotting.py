@@ -43,6 +43,13 @@ def plot_loss(approx: Approximation, *, window: int | None = None, ax: Any = Non
         If no finite losses were recorded, or `window` is less than 1.
     ImportError
         If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> ax = plot_loss(SimpleNamespace(hist=1 / np.arange(1, 200)), window=20)
+    >>> ax.get_xlabel(), ax.get_ylabel()
+    ('step', 'loss (negative ELBO)')
     """
     losses = np.asarray(approx.hist, float)
     losses = np.where(np.isfinite(losses), losses, np.nan)
@@ -97,6 +104,14 @@ def plot_tracker(
         If nothing was recorded, or the number of axes is not that of the names.
     ImportError
         If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> tracker = Tracker(rate=lambda approx, losses, i: 1 / i)
+    >>> for i in range(1, 50):
+    ...     tracker.record(None, None, i)  # as a fit with callbacks=[tracker] does
+    >>> plot_tracker(tracker).shape
+    (1,)
     """
     names = list(tracker.hist) if names is None else [names] if isinstance(names, str) else names
     values = {name: _numbers(name, tracker[name]) for name in names}
@@ -150,6 +165,14 @@ def plot_vsbc(
         If the number of axes is not that of the names.
     ImportError
         If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from numpyro_vi_ext.calibration import calibrate
+    >>> ranks = np.random.default_rng(0).integers(0, 101, size=200)
+    >>> result = calibrate({"mu": ranks}, draws=100, failed=0, about="")  # as vsbc does
+    >>> plot_vsbc(result).shape
+    (1,)
     """
     sites = check_calibration(result).sites
     names = list(sites) if names is None else [names] if isinstance(names, str) else [*names]

@@ -45,6 +45,17 @@ class Verdict:
         Sentences, the most important first.
     about : str
         What was looked at.
+
+    Examples
+    --------
+    >>> import numpy as np, numpyro, numpyro.distributions as dist
+    >>> import numpyro_vi_ext as vi
+    >>> def model():
+    ...     numpyro.sample("x", dist.Normal(3, 1))
+    >>> approx = vi.Empirical({"x": 5 + np.random.default_rng(0).normal(size=1000)}, model=model)
+    >>> verdict = approx.diagnose()
+    >>> print(verdict.ok, f"{verdict.sites['mean_shift']['x']:.0f}")
+    False -2
     """
 
     ok: bool

@@ -59,10 +59,31 @@ class ApproximationBase(abc.ABC):
     def with_model(self, model: Model) -> Self:
         """The same q for another model with the same latent sites, or other arguments.
 
+        Parameters
+        ----------
+        model : Model
+            Bound to its arguments.
+
+        Returns
+        -------
+        Approximation
+            Of the same kind; this one is left as it is.
+
         Raises
         ------
         ValueError
             If the latent sites differ.
+
+        Examples
+        --------
+        >>> import numpyro, numpyro.distributions as dist
+        >>> import numpyro_vi_ext as vi
+        >>> def model(y):
+        ...     mu = numpyro.sample("mu", dist.Normal(0, 1))
+        ...     numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+        >>> approx = vi.MeanField(model, model_args=(2.0,))
+        >>> approx.with_model(approx.model.replace(y=5.0)).model.named_data
+        {'y': array(5., dtype=float32)}
         """
         new = self.of(model, model.target, self.point, self.facts)
         before, after = (
@@ -149,7 +170,11 @@ class ApproximationBase(abc.ABC):
 
     @property
     def hist(self) -> np.ndarray:
-        """Losses (negative ELBO, full-data scale), one per step up to this approximation."""
+        """Losses, one per step up to this approximation, shape (steps recorded,).
+
+        The negative ELBO on the full data, in nats; for Stein methods with ``score=True`` the
+        kernelised Stein discrepancy.
+        """
         return np.concatenate([np.zeros(0), *self.facts.losses])
 
     @property
@@ -168,7 +193,7 @@ class ApproximationBase(abc.ABC):
 
     @property
     def message(self) -> str:
-        """The status in words."""
+        """The status in words, with what was seen of the fit and what to try."""
         return self.facts.message
 
     # -- keeping it

@@ -58,6 +58,18 @@ class ApproximationDraws(ApproximationJudged):
         -----
         UserWarning
             If k-hat is not below its threshold.
+
+        Examples
+        --------
+        >>> import numpyro, numpyro.distributions as dist
+        >>> import numpyro_vi_ext as vi
+        >>> def model():
+        ...     numpyro.sample("s", dist.LogNormal(0, 1))
+        >>> approx = vi.MeanField(model, start={"s": 1.0})
+        >>> approx.sample_dict(1000)["s"].shape, approx.draw(0)["s"].shape
+        ((1000,), ())
+        >>> approx.constrain(np.zeros((4, 1)))
+        {'s': Array([1., 1., 1., 1.], dtype=float32)}
         """
         draws, key = as_count(draws, "draws", 0), as_key(random_seed)
         keys, _ = self.choose(draws, key, importance)
@@ -67,6 +79,21 @@ class ApproximationDraws(ApproximationJudged):
         """Site values of one draw: a pure JAX function of the key.
 
         It works inside ``jit``, ``vmap`` and ``grad``.
+
+        Parameters
+        ----------
+        key : JAX key, int or None
+            None gives a fresh draw at each call.
+
+        Returns
+        -------
+        dict
+            Latent or deterministic site -> array of the shape of the site.
+
+        Raises
+        ------
+        TypeError
+            If `key` is something else.
         """
         return evaluate.draw(self.target, self.point, as_key(key))
 
@@ -83,6 +110,11 @@ class ApproximationDraws(ApproximationJudged):
         -------
         dict
             Site name -> array of shape ``(..., *site shape)``.
+
+        Raises
+        ------
+        ValueError
+            If the last axis of `z` is not of length `ndim`.
         """
         found = self.target.evaluate_all(z, self.point.theta, jax.random.key(0))
         return self.target.known(found.values)
@@ -143,7 +175,8 @@ class ApproximationDraws(ApproximationJudged):
         ...     numpyro.deterministic("mean", w * x)
         ...     numpyro.sample("y", dist.Normal(w * x, 1), obs=y)
         >>> x, y = jnp.arange(3.0), jnp.array([0.1, 0.9, 2.1])
-        >>> approx = vi.fit(model, model_args=(x, y), random_seed=0, progressbar=False)
+        >>> approx = vi.fit(model, 2000, model_args=(x, y), random_seed=0, warmup=False,
+        ...                 progressbar=False)
         >>> square = approx.sample_node(lambda s: s["w"] ** 2, size=1000, random_seed=1)
         >>> print(square.shape, f"{square.mean():.2f}")
         (1000,) 0.88

@@ -54,7 +54,7 @@ class Empirical(Approximation):
         If neither or both of `trace` and `size` are given, or an argument that is for the other
         one; if `trace` is something else, or a value in it is not made of real numbers.
     KeyError
-        If the trace lacks a latent site.
+        If the trace lacks a latent site, or `start` or `start_sigma` names an unknown one.
     ValueError
         If the MCMC object has not run, or a shape does not fit; if a value is NaN, infinite or
         outside of its site's support, with the number of such draws.
@@ -125,6 +125,24 @@ class Empirical(Approximation):
             Number of particles.
         random_seed : int, JAX key or None
             None gives others at each call.
+
+        Returns
+        -------
+        Empirical
+            Unfitted, with `size` rows.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is of a wrong type, or `size` less than 1.
+
+        Examples
+        --------
+        >>> import numpyro, numpyro.distributions as dist
+        >>> import numpyro_vi_ext as vi
+        >>> approx = vi.MeanField(lambda: numpyro.sample("x", dist.Normal(3, 1)))
+        >>> Empirical.from_approx(approx, 50)
+        Empirical(sites=[x], ndim=1, rows=50, status='initialized')
         """
         check_approx(approx, cls.__name__)
         size, key = as_count(size, "size", 1), as_key(random_seed)
@@ -145,8 +163,12 @@ class Empirical(Approximation):
     ) -> Any:
         """Evaluate a node at every row, in order: `sample_node` without picking rows at random.
 
-        Parameters and errors are those of `sample_node`; the leading axis has a length of as many
-        rows as there are.
+        Parameters and errors are those of `sample_node`.
+
+        Returns
+        -------
+        JAX array, or a list, tuple or dict of those like `node`
+            With a leading axis as long as there are rows.
         """
         return self._over_rows(self.point.q.histogram, node, more_replacements, block_size)
 

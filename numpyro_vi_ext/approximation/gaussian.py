@@ -56,6 +56,16 @@ class DensityApproximation(Approximation):
         Where this kind has no covariance, from the standard deviations. Fit it on with
         ``KLqp(FullRank.from_approx(approx)).fit()``.
 
+        Parameters
+        ----------
+        approx : Approximation
+            What to start from; it is left as it is.
+
+        Returns
+        -------
+        MeanField or FullRank
+            Unfitted, of the class that this is called on.
+
         Raises
         ------
         TypeError
@@ -81,6 +91,12 @@ class DensityApproximation(Approximation):
         Returns
         -------
         array, shape (...)
+            In nats.
+
+        Raises
+        ------
+        ValueError
+            If the last axis of `z` is not of length `ndim`.
         """
         z = jnp.asarray(z, jnp.result_type(float))
         if z.shape[-1:] != (self.ndim,):
@@ -91,7 +107,7 @@ class DensityApproximation(Approximation):
         return log_prob(z)
 
     def entropy(self) -> Array:
-        """Differential entropy of q in unconstrained space, in nats."""
+        """Differential entropy of q in unconstrained space, in nats, shape ()."""
         return self.point.q.entropy()
 
     def elbo(self, n_mc: int = 1000, random_seed: Seed = None) -> ElboEstimate:
@@ -107,13 +123,16 @@ class DensityApproximation(Approximation):
         Returns
         -------
         ElboEstimate
-            ``(elbo, se)``: mean of log p(x, z) - log q(z) over the draws and its standard error.
-            Where q is the exact posterior every term is the log evidence, and `se` is zero.
+            ``(elbo, se)``: mean of log p(x, z) - log q(z) over the draws and its standard error,
+            in nats. Where q is the exact posterior every term is the log evidence, and `se` is
+            zero.
 
         Raises
         ------
+        TypeError
+            If `n_mc` is not an int.
         ValueError
-            If data come from a `Stream`.
+            If `n_mc` is less than 1, or data come from a `Stream`.
         """
         self.target.check_data("the ELBO needs")
         n_mc, key = as_count(n_mc, "n_mc", 1), as_key(random_seed)
@@ -141,9 +160,18 @@ class MeanField(DensityApproximation):
         Site name -> value in the model's space; the others start at their prior mean where it is
         finite, else at the median of prior draws, else at a uniform draw.
     start_sigma : dict, optional
-        Site name -> initial standard deviation in unconstrained space; default softplus(0).
+        Site name -> initial standard deviation in unconstrained space, a scalar or of the site's
+        unconstrained shape; default softplus(0) = 0.6931.
     init_strategy : callable, optional
         A NumPyro ``init_to_*`` strategy in place of the default.
+
+    Raises
+    ------
+    KeyError
+        If `start` or `start_sigma` names an unknown site.
+    TypeError, ValueError
+        If an argument is of a wrong type or value, by name; ValueError also if a latent site is
+        discrete (`DiscreteLatentError`), or no point with a finite log density is found.
 
     Examples
     --------
@@ -152,6 +180,11 @@ class MeanField(DensityApproximation):
     ...     numpyro.sample("x", dist.Normal(3, 1))
     >>> MeanField(model).mean, MeanField(model, start_sigma={"x": 0.5}).std
     (array([3.], dtype=float32), array([0.5], dtype=float32))
+    >>> exact = MeanField(model, start_sigma={"x": 1.0})
+    >>> print(f"{exact.log_prob(np.array([3.0])):.3f} {exact.entropy():.3f}")
+    -0.919 1.419
+    >>> print("{:.3f} {:.3f}".format(*exact.elbo(100)))
+    0.000 0.000
     """
 
     family = DiagonalGaussian
@@ -160,7 +193,16 @@ class MeanField(DensityApproximation):
 class FullRank(DensityApproximation):
     """A Gaussian with a dense covariance over the unconstrained space, unfitted.
 
-    Parameters, start and initial standard deviations are those of `MeanField`.
+    Parameters and errors are those of `MeanField`, as are start and initial standard deviations.
+
+    Examples
+    --------
+    >>> import numpyro, numpyro.distributions as dist
+    >>> def model():
+    ...     numpyro.sample("x", dist.Normal(0, 1).expand([2]).to_event(1))
+    >>> FullRank.from_approx(MeanField(model, start_sigma={"x": 2.0})).cov
+    array([[4., 0.],
+           [0., 4.]], dtype=float32)
     """
 
     family = DenseGaussian

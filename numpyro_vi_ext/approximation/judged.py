@@ -41,6 +41,8 @@ class ApproximationJudged(ApproximationBase):
 
         Raises
         ------
+        TypeError
+            If `draws` is not an int.
         ValueError
             If `draws` is less than 100, or data come from a `Stream`.
 

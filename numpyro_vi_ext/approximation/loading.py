@@ -41,6 +41,8 @@ def load(
     ------
     OSError
         If the file cannot be read.
+    TypeError
+        If `path` is no path, or `model` no model that can be called with these arguments.
     ValueError
         If the file is damaged, is something else, was written by a later version of this package,
         or belongs to a model with other latent sites.

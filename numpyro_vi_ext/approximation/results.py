@@ -19,8 +19,19 @@ Names = Mapping[str, Sequence[str | None]]
 class Approximation(ApproximationDraws):
     """A distribution q over the latent sites of a model: a value, never changed by later fits.
 
-    Everything "flat" is a vector over the unconstrained space, sites in trace order
-    (see `ordering`).
+    Abstract: a fit returns a `MeanField`, `FullRank` or `Empirical`. Its ``model`` is the `Model`.
+    Everything "flat" is a vector over the unconstrained space, sites in trace order (`ordering`).
+
+    Examples
+    --------
+    >>> import numpyro, numpyro.distributions as dist
+    >>> import numpyro_vi_ext as vi
+    >>> def model(y=None):
+    ...     mu = numpyro.sample("mu", dist.Normal(0, 1))
+    ...     numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+    >>> approx = vi.MeanField(model, model_args=(2.0,))
+    >>> approx.to_arviz(100)["posterior_predictive"]["y"].shape, *approx.summary().index
+    ((1, 100), 'mu')
     """
 
     def sample(
@@ -58,9 +69,9 @@ class Approximation(ApproximationDraws):
 
         Raises
         ------
-        ValueError
-            If `coords` or `dims` do not fit the shapes, or what is asked for needs data that come
-            from a `Stream`. Groups of data are without these. Others as for `sample_dict`.
+        TypeError, ValueError
+            As `sample_dict`; TypeError also for an option that cannot be applied; ValueError if
+            `coords` or `dims` do not fit the shapes, or data from a `Stream` are needed.
         """
         options = {"random_seed": random_seed, "include_transformed": include_transformed}
         options["importance"] = importance
@@ -118,7 +129,7 @@ class Approximation(ApproximationDraws):
 
         Raises
         ------
-        ValueError, KeyError
+        KeyError, TypeError, ValueError
             As `sample` and `sample_posterior_predictive`.
         """
         if not isinstance(predictions, Mapping | None):
@@ -196,7 +207,7 @@ class Approximation(ApproximationDraws):
         ...     w = numpyro.sample("w", dist.Normal(0, 1))
         ...     numpyro.sample("y", dist.Normal(w * x, 1), obs=y)
         >>> x, y = jnp.arange(3.0), jnp.array([0.1, 0.9, 2.1])
-        >>> approx = vi.fit(model, model_args=(x, y), random_seed=0, progressbar=False)
+        >>> approx = vi.fit(model, 200, model_args=(x, y), warmup=False, progressbar=False)
         >>> new = approx.sample_posterior_predictive(1000, more_replacements={"x": jnp.ones(5)})
         >>> new["predictions"]["y"].shape
         (1, 1000, 5)
@@ -260,7 +271,23 @@ class Approximation(ApproximationDraws):
 
 
 def sample_approx(approx: Approximation, draws: int = 100, **options: Any) -> Any:
-    """Draw from an approximation: the same as ``approx.sample(draws, **options)``."""
+    """Draw from an approximation: the same as ``approx.sample(draws, **options)``.
+
+    Parameters
+    ----------
+    approx : Approximation
+        Of any kind.
+    draws, **options
+        As in `Approximation.sample`, also what is returned, and the errors.
+
+    Examples
+    --------
+    >>> import numpyro, numpyro.distributions as dist
+    >>> import numpyro_vi_ext as vi
+    >>> approx = vi.MeanField(lambda: numpyro.sample("x", dist.Normal(3, 1)))
+    >>> sample_approx(approx, 10)["posterior"]["x"].shape
+    (1, 10)
+    """
     return approx.sample(draws, **options)
 
 

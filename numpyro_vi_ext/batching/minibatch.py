@@ -29,7 +29,8 @@ class Minibatch:
         Length B of a batch. An int cuts the first axis. A list has one entry per leading axis: an
         int, a pair (size, seed), None for a whole axis, or once an Ellipsis for all axes between.
         Several cut axes draw independent indices and are combined as an outer product, unless
-        they are of equal length and size and are given the same seed in a pair.
+        they are of equal length and size and are given the same seed in a pair. The forms are those
+        of PyMC3, which without seeds draws the same rows and columns of a square array.
     dtype : dtype, optional
         Forces a type.
     random_seed : int, JAX key or None
@@ -57,17 +58,17 @@ class Minibatch:
     UserWarning
         If there are NaN in the data.
 
-    Notes
-    -----
-    The forms of `batch_size` are those of PyMC3's ``Minibatch``. Axes without a seed of their own
-    are independent here, where PyMC3 draws the same rows and columns of a square array.
-
     Examples
     --------
     >>> X, y = np.ones((1000, 3)), np.zeros(1000, int)
     >>> X_mb, y_mb = Minibatch(X, y, batch_size=100)
-    >>> X_mb, X_mb.scale
-    (Minibatch(100 of 1,000 rows, shape=(100, 3), float32), (10.0, 1.0))
+    >>> X_mb, X_mb.scale, X_mb.eval().shape
+    (Minibatch(100 of 1,000 rows, shape=(100, 3), float32), (10.0, 1.0), (100, 3))
+    >>> y_mb.set_value(np.ones(2000, int))
+    >>> fed = Minibatch(y, update_shared_f=lambda: np.ones(3000, int))
+    >>> fed.update_shared()
+    >>> y_mb.total_size, fed.total_size
+    ((2000,), (3000,))
     """
 
     def __init__(
@@ -151,8 +152,7 @@ class Minibatch:
 
         Returns
         -------
-        ndarray, or tuple of ndarray
-            One per array; the arrays of one call have the same rows.
+        array, or tuple of arrays that have the same rows
         """
         step, self._evaluated = self._evaluated, self._evaluated + 1
         batches = tuple(np.array(part.plan.take(part.shared, step)) for part in self.parts)
@@ -185,8 +185,8 @@ class Minibatch:
 
         Raises
         ------
-        NotImplementedError
-            If no `update_shared_f` was given.
+        NotImplementedError, TypeError, ValueError
+            If there is no `update_shared_f`; if `set_value` refuses what it returns.
         """
         if self._joint is not None:
             return self._joint.update_shared()

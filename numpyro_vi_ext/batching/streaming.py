@@ -33,8 +33,8 @@ class Stream:
         rows; tensors of other libraries are taken by their method ``numpy()``. All batches must
         have the keys, shapes and dtypes of the first. Floats become JAX's default float type.
     total_size : int
-        Number N of rows of the full data. A batch of B rows counts N / B times, and a stream does
-        not tell N.
+        Number N of rows of the full data, which has to be given: a batch of B rows counts N / B
+        times, and a stream does not tell N.
     name : str, optional
         Name to show.
     prefetch : int
@@ -44,6 +44,8 @@ class Stream:
     ------
     TypeError, ValueError
         If an argument is none of these, or the first batch, which is read at once, no batch.
+    KeyError
+        From ``stream[key]``, if batches have no such part.
 
     Notes
     -----
@@ -171,12 +173,12 @@ class Stream:
 
     @property
     def shared(self) -> Array:
-        """The first batch, if a batch is one array."""
+        """The first batch; like `shape`, `ndim` and `dtype` a TypeError if it is several arrays."""
         return self.whole().shared
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of a batch, B first, if it is one array."""
+        """Shape of a batch, B first."""
         return self.whole().shape
 
     @property
