@@ -146,10 +146,10 @@ class Plan(NamedTuple):
         """On which groups of steps a warm-up compares, and how many steps are in each."""
         if not self.fed.is_noisy:
             return range(1), 1
-        rows = self.fed.batch_rows
-        size = -(-max(ROWS, ROWS_PER_DIMENSION * self.point.q.ndim) // rows) if rows else 1
+        rows, size = self.fed.batch_rows, 1
+        if rows and not any(self.fed.origins):  # nobody should have to wait for a Stream
+            size = -(-max(ROWS, ROWS_PER_DIMENSION * self.point.q.ndim) // rows)
         end = supply.peek((1 + HELD_OUT) * size, lambda: report("Waiting for data"))
-        size = max(1, min(size, end // (1 + HELD_OUT)))  # a Stream may have less at hand
         return range(1, 1 + HELD_OUT)[: end // size - 1] or range(1), size
 
     def _founds(self, warmup: Warmup) -> list[Found] | None:

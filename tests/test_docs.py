@@ -64,7 +64,9 @@ def test_pictures_are_small():
 
 def test_names_on_the_pages_exist():
     for name, path in PAGES.items():
-        for attribute in re.findall(r"\bvi\.(\w+)", path.read_text(encoding="utf-8")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        said = "\n".join(line for line in lines if "raises `AttributeError`" not in line)
+        for attribute in re.findall(r"\bvi\.(\w+)", said):
             known = hasattr(vi, attribute) or name == "design.md"
             assert known, f"{name} mentions vi.{attribute}"
 
