@@ -28,7 +28,7 @@ help:
 	@echo "make test-floor  the tests with the oldest supported dependencies, in $(VENV)-floor"
 	@echo "make lint        ruff: rules and format"
 	@echo "make format      let ruff rewrite the files"
-	@echo "make types       pyright on the package"
+	@echo "make types       pyright on the package, and whether all that is public has a type"
 	@echo "make docs        HTML pages in docs/_build"
 	@echo "make benchmarks  rerun docs/benchmarks.md (long); some of it: SECTIONS=\"mixture nodes\""
 	@echo "make clean       remove what the targets above wrote"
@@ -92,6 +92,8 @@ format: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	@$(RUN) -m pyright --pythonpath $(RUN)
+	@found=$$($(RUN) -m pyright --pythonpath $(RUN) --verifytypes numpyro_vi_ext --ignoreexternal) \
+		|| { echo "$$found" >&2; exit 1; }; echo "$$found" | grep 'Type completeness'
 
 docs: $(VENV)/.installed-docs
 	@$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build

@@ -1,5 +1,7 @@
 """PyMC-style variational inference for NumPyro models."""
 
+import importlib.metadata
+
 from numpyro_vi_ext.approximation.bridges import to_nuts
 from numpyro_vi_ext.approximation.empirical import Empirical
 from numpyro_vi_ext.approximation.gaussian import FullRank, MeanField
@@ -35,6 +37,8 @@ from numpyro_vi_ext.optimizers import (
 from numpyro_vi_ext.plotting import plot_loss, plot_tracker, plot_vsbc
 from numpyro_vi_ext.verdict import Verdict
 from numpyro_vi_ext.vsbc import vsbc
+
+__version__: str = importlib.metadata.version("numpyro-vi-ext")
 
 __all__ = [
     "ADVI",

@@ -236,6 +236,7 @@ def _signature(
         candidates = (inspect.signature(inner), outer)
     except (TypeError, ValueError):
         return None
+    reason: TypeError | None = None
     for signature in candidates:
         try:
             signature.bind(*args, **kwargs)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from numpyro_vi_ext.arguments import Arguments
 from numpyro_vi_ext.errors import only_batches
-from numpyro_vi_ext.identity import Fingerprint, Unknown, fingerprint, package_of
+from numpyro_vi_ext.identity import Fingerprint, Path, Unknown, fingerprint, package_of
 from numpyro_vi_ext.layout import Layout
 from numpyro_vi_ext.tracing import Evaluation, Program
 
@@ -108,7 +108,9 @@ class Surroundings:
     """
 
     def __init__(self, before: Fingerprint, between: Fingerprint, after: Fingerprint) -> None:
-        self.unknown = tuple(path for path, value in after.items() if isinstance(value, Unknown))
+        self.unknown: tuple[Path, ...] = tuple(
+            path for path, value in after.items() if isinstance(value, Unknown)
+        )
         self._restless = frozenset(
             path for path in {*between, *after} if between.get(path) != after.get(path)
         )

@@ -79,8 +79,8 @@ class CheckParametersConvergence:
     def __init__(
         self, every: int = 100, tolerance: float = 1e-3, diff: str = "relative", ord: float = np.inf
     ) -> None:
-        self.every = as_count(every, "every", 1)
-        self.tolerance = as_positive(tolerance, "tolerance")  # no norm is below 0
+        self.every: int = as_count(every, "every", 1)
+        self.tolerance: float = as_positive(tolerance, "tolerance")  # no norm is below 0
         if diff not in _DIFFERENCES:
             raise KeyError(f"diff must be one of {sorted(_DIFFERENCES)}, got {diff!r}")
         try:
@@ -157,9 +157,9 @@ class CheckLossConvergence:
     """
 
     def __init__(self, rel_tol: float = REL_TOL, min_steps: int = 200, every: int = 100) -> None:
-        self.rel_tol = as_number(rel_tol, "rel_tol", 0)
-        self.min_steps = as_count(min_steps, "min_steps", 1)
-        self.every = as_count(every, "every", 1)
+        self.rel_tol: float = as_number(rel_tol, "rel_tol", 0)
+        self.min_steps: int = as_count(min_steps, "min_steps", 1)
+        self.every: int = as_count(every, "every", 1)
         self._last_step = 0
         self._plateau = Plateau(self.rel_tol, self.min_steps)
 
@@ -221,7 +221,7 @@ class Tracker:
     """
 
     def __init__(self, every: int = 1, **functions: Callable[..., Any]) -> None:
-        self.every = as_count(every, "every", 1)
+        self.every: int = as_count(every, "every", 1)
         if not functions:
             raise ValueError("Tracker needs a function to record, as in Tracker(mean=function)")
         self._functions = {name: (f, _n_arguments(name, f)) for name, f in functions.items()}

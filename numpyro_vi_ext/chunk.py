@@ -52,7 +52,7 @@ class Chunk:
         size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(point))
         self._program, self._feed, self._algorithm = fed.program, fed.feed, algorithm
         self._block = 2 * max(1, min(_BLOCK_STEPS, _BLOCK_NUMBERS // numbers) // 2)
-        self.snapshots = max(1, min(_SNAPSHOTS, _SNAPSHOT_BYTES // max(1, size)))
+        self.snapshots: int = max(1, min(_SNAPSHOTS, _SNAPSHOT_BYTES // max(1, size)))
         self._compiled = jax.jit(self._run)
         self._compiled_lanes = jax.jit(self._run_lanes)
 

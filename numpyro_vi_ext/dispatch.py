@@ -34,8 +34,8 @@ class Callbacks:
             (callback, _every(callback), bool(getattr(callback, "also_first", False)))
             for callback in callbacks
         ]
-        self.every = min(NEVER, math.gcd(*(every for _, every, _ in self._calls)) or NEVER)
-        self.at_first = any(first for _, _, first in self._calls)
+        self.every: int = min(NEVER, math.gcd(*(every for _, every, _ in self._calls)) or NEVER)
+        self.at_first: bool = any(first for _, _, first in self._calls)
 
     def __bool__(self) -> bool:
         return bool(self._calls)

@@ -58,7 +58,7 @@ class Same:
     __slots__ = ("obj",)
 
     def __init__(self, obj: Any) -> None:
-        self.obj = obj
+        self.obj: Any = obj
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Same) and self.obj is other.obj

@@ -102,7 +102,6 @@ def summarise(
     var_names : list of str or None
         The sites to show.
     """
-    import arviz as az
     import pandas as pd
 
     names = _site_names(var_names, values)
@@ -113,7 +112,7 @@ def summarise(
         return pd.DataFrame(columns=["mean", "sd", *labels], dtype=float)
     one_chain = {name: value[None] for name, value in shown.items()}
     dataset = to_dataset(one_chain, axes, leading=("chain", "draw"))
-    table = az.summary(dataset, kind="stats", round_to="none")[["mean", "sd"]]
+    table = _arviz().summary(dataset, kind="stats", round_to="none")[["mean", "sd"]]
     for label, q in labels.items():
         table[label] = np.concatenate(
             [np.quantile(value, q, axis=0).ravel() for value in shown.values()]
@@ -126,13 +125,12 @@ def smooth_weights(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
 
     `log_weights` has shape (n,), n at least 25, with no ties in its largest fifth.
     """
-    import arviz as az
-
+    az = _arviz()
     with np.errstate(all="ignore"):  # both overflow, on the way to finite numbers
         if _is_old(az):
             smoothed, khat = az.psislw(log_weights.copy())
         else:
-            from arviz_stats.base import array_stats  # pyright: ignore[reportMissingImports]
+            from arviz_stats.base import array_stats  # pyright: ignore
 
             smoothed, khat = array_stats.psislw(-log_weights)  # wants log likelihoods, as for LOO
     return np.asarray(smoothed), float(khat)
@@ -272,8 +270,7 @@ def _is_observed(name: str, value: Any, observed: Mapping[str, Any]) -> bool:
 
 
 def _assemble(groups: dict[str, Any], attrs: dict[str, Any]) -> Any:
-    import arviz as az
-
+    az = _arviz()
     if _is_old(az):
         return az.InferenceData(attrs=attrs, **groups)
     import xarray as xr
@@ -285,6 +282,13 @@ def _assemble(groups: dict[str, Any], attrs: dict[str, Any]) -> Any:
     tree = xr.DataTree.from_dict({name: without_slash(group) for name, group in groups.items()})
     tree.attrs.update(attrs)
     return tree
+
+
+def _arviz() -> Any:
+    """ArviZ of either line, which have different types; loaded at its first use."""
+    import arviz
+
+    return arviz
 
 
 def _is_old(az: Any) -> bool:

@@ -73,7 +73,7 @@ class Model:
         if not callable(fn):
             raise TypeError(f"model must be a NumPyro callable or a Model, got {type(fn).__name__}")
         self.fn = fn
-        self.arguments = Arguments.bind(fn, args, kwargs)
+        self.arguments: Arguments = Arguments.bind(fn, args, kwargs)
 
     def __reduce__(self) -> Any:
         return _bind, (self.fn, self.arguments.args, self.arguments.kwargs)

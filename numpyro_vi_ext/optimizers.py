@@ -12,9 +12,9 @@ from typing import Any, ParamSpec
 import jax
 import jax.numpy as jnp
 import optax
-from optax import GradientTransformation as Transformation
-from optax import ScalarOrSchedule as Rate
 
+Transformation = optax.GradientTransformation
+Rate = optax.ScalarOrSchedule
 P = ParamSpec("P")
 
 _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -60,12 +60,12 @@ def _per_leaf(
 ) -> Transformation:
     """Step -lr * u with ``(u, *slots) = rule(g, t, *slots)``; slot k: leading[k] + g.shape."""
 
-    def init_fn(params):
+    def init_fn(params: Any) -> Any:
         leaves = jax.tree.leaves(params)
         slots = [[jnp.zeros(n + jnp.shape(p), jnp.result_type(p)) for n in leading] for p in leaves]
         return jnp.zeros((), jnp.int32), slots
 
-    def update_fn(updates, state, params=None):
+    def update_fn(updates: Any, state: Any, params: Any = None) -> Any:
         t = optax.safe_increment(state[0])
         leaves, treedef = jax.tree.flatten(updates)
         new = [rule(g, t, *slots) for g, slots in zip(leaves, state[1], strict=True)]
@@ -158,7 +158,7 @@ def adagrad_window(
     [0.001]
     """
 
-    def rule(g, t, window):
+    def rule(g: jax.Array, t: jax.Array, window: jax.Array) -> Any:
         window = window.at[t % window.shape[0]].set(g**2)  # a ring: overwrites the oldest square
         return g / jnp.sqrt(window.sum(0) + epsilon), window
 
@@ -211,7 +211,7 @@ def adam(
     [-0.5  0.5]
     """
 
-    def rule(g, t, m, v):
+    def rule(g: jax.Array, t: jax.Array, m: jax.Array, v: jax.Array) -> Any:
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g**2
         correction = jnp.sqrt(1 - beta2**t) / (1 - beta1**t)
@@ -236,7 +236,7 @@ def adamax(
     [-0.5]
     """
 
-    def rule(g, t, m, u):
+    def rule(g: jax.Array, t: jax.Array, m: jax.Array, u: jax.Array) -> Any:
         m = beta1 * m + (1 - beta1) * g
         u = jnp.maximum(beta2 * u, jnp.abs(g))
         return m / (1 - beta1**t) / (u + epsilon), m, u
@@ -251,7 +251,7 @@ def total_norm_constraint(max_norm: float, epsilon: float = 1e-7) -> Transformat
     The norm is over all leaves, c is ``max_norm``. Pascanu et al. (2013), arXiv:1211.5063.
     """
 
-    def shrink(updates, params=None):
+    def shrink(updates: Any, params: Any = None) -> Any:
         norm = optax.tree.norm(updates)
         factor = jnp.minimum(norm, max_norm) / (epsilon + norm)
         return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates)
@@ -266,7 +266,7 @@ _BARE = (sgd, momentum, nesterov_momentum, adagrad, adagrad_window, rmsprop, ada
 def _from_numpyro(optimizer: Any) -> optax.GradientTransformationExtraArgs:
     """Adapt a NumPyro optimizer, which carries the parameters, to optax, which carries steps."""
 
-    def update_fn(updates, state, params=None, *, value=None, **extra):
+    def update_fn(updates: Any, state: Any, params: Any = None, *, value: Any = None, **extra: Any):
         if params is None:
             raise ValueError("a NumPyro optimizer needs params: call update(grads, state, params)")
         if optimizer.update_with_value and value is None:

@@ -91,7 +91,7 @@ class Losses:
 
     def __init__(self, rel_tol: float = REL_TOL) -> None:
         self.rel_tol = rel_tol
-        self.steps = 0  # read so far
+        self.steps: int = 0  # read so far
         self._start: float | None = None  # the loss at the beginning
         self._means, self._variances = np.zeros(0), np.zeros(0)  # of runs; grown by doubling
 
@@ -195,7 +195,7 @@ class Plateau:
     """
 
     def __init__(self, rel_tol: float = REL_TOL, min_steps: int = 200) -> None:
-        self.losses = Losses(rel_tol)
+        self.losses: Losses = Losses(rel_tol)
         self.min_steps = min_steps
         self._next_check = 0.0
         self._flat_since: int | None = None  # the first check of the present plateau

@@ -5,14 +5,14 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from numpyro_vi_ext.run import Run
 
-logger = logging.getLogger("numpyro_vi_ext")
+logger: logging.Logger = logging.getLogger("numpyro_vi_ext")
 
 
 def describe(run: Run) -> str:
@@ -66,7 +66,7 @@ def _say(text: str, show: bool) -> None:
 
 
 @contextlib.contextmanager
-def bar_of(n: int, show: bool) -> Iterator[Any]:
+def bar_of(n: int, show: bool) -> Generator[Any]:
     """A progress bar of so many steps."""
     bar = tqdm(total=n, disable=not show or n == 0, unit="step")
     try:
@@ -76,7 +76,7 @@ def bar_of(n: int, show: bool) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
+def interruptible() -> Generator[Callable[[], bool]]:
     """While active, the first Ctrl-C asks for a stop between chunks; a second one raises.
 
     Only the main thread can install signal handlers; elsewhere nothing is changed.

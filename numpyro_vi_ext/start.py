@@ -137,14 +137,16 @@ def _site_value(site: Site, given: Any, dtype: Any) -> np.ndarray:
 
 def _first_finite(target: Target, key: Array, start: Start, free: np.ndarray) -> Start:
     point = np.asarray(start.z)
-    for i in range(_TRIES):
+    i = 0
+    while True:
         evaluation = target.evaluate(start.z, start.theta, key)
         if _is_finite(evaluation):
             return start
-        if not free.any():
+        if not free.any() or i + 1 == _TRIES:
             break
         draw = _uniform(jax.random.fold_in(key, i), point)
         start = start._replace(z=jnp.asarray(np.where(free, draw, point)))
+        i += 1
     bad = [name for name, value in evaluation.site_log_prob.items() if not np.isfinite(value)]
     sites = [target.layout.site_of(name) for name in bad]
     others = f", nor at {i} other points tried" if i else ""

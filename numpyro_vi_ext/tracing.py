@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun  # pyright: ignore
 from jax.interpreters import partial_eval
 from numpyro import handlers
 from numpyro.infer.initialization import init_to_mean
@@ -70,7 +70,8 @@ class Recorded:
         closed, shapes = jax.make_jaxpr(fn, return_shape=True)(*example)
         with jax.ensure_compile_time_eval():  # also when first used inside a user's own jit
             closed = _with_own_constants(closed)
-        self._jaxpr, self.constants = closed.jaxpr, tuple(closed.consts)
+        self._jaxpr = closed.jaxpr
+        self.constants: tuple[Array, ...] = tuple(closed.consts)
         self._treedef = jax.tree.structure(shapes)
         self._inputs = jax.tree.structure(example)
         self.shapes = shapes
@@ -157,10 +158,10 @@ class Program:
         self, fn: Callable[..., Any], rebuild: Callable[..., Any], data: tuple[Array, ...]
     ) -> None:
         self._fn, self._rebuild = fn, rebuild
-        self.data_shapes = jax.tree.map(jax.typeof, data)
+        self.data_shapes: Any = jax.tree.map(jax.typeof, data)
         self._example = (jax.random.key(0), self.data_shapes)
         self._strategies: list[tuple[Fingerprint, Recorded]] = []
-        self.start = self.start_by(init_to_mean)
+        self.start: Recorded = self.start_by(init_to_mean)
 
     def start_by(self, strategy: Callable[[Any], Any]) -> Recorded:
         """``(key, data) -> Start`` at the point that a NumPyro ``init_strategy`` gives."""

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import tomllib
 
 import jax
 import pytest
@@ -15,9 +16,9 @@ ROOT = os.path.dirname(os.path.dirname(vi.__file__))
 
 
 def run(script):
-    """Run a script in a fresh interpreter and return what it prints."""
+    """Run a script in a fresh interpreter, warnings as errors, and return what it prints."""
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -36,6 +37,12 @@ def test_nothing_else_is_public():
     modules = {name for name, value in vars(vi).items() if inspect.ismodule(value)}
     public = {name for name in vars(vi) if not name.startswith("_")} - modules
     assert public == set(vi.__all__)
+
+
+def test_the_version_is_that_of_the_project():
+    project = os.path.join(os.path.dirname(__file__), os.pardir, "pyproject.toml")
+    with open(project, "rb") as file:
+        assert vi.__version__ == tomllib.load(file)["project"]["version"]
 
 
 def test_the_names_of_this_stage_are_there():
@@ -92,9 +99,12 @@ def test_import_is_quiet_and_light():
         import sys
         import jax
         before = dict(jax.config.values)
+        import numpyro
+        heavy = "arviz arviz_base matplotlib pandas scipy.stats sklearn xarray".split()
+        ours = set(heavy) - set(sys.modules)  # what NumPyro imports is not of our doing
         import numpyro_vi_ext
         changed = {k for k, v in jax.config.values.items() if k in before and before[k] != v}
-        print(*sorted({"matplotlib", "sklearn", "pandas"} & set(sys.modules)), *changed)
+        print(*sorted(ours & set(sys.modules)), *changed)
         print(jax.config.jax_enable_x64)
     """
     assert run(script) == ["False"]

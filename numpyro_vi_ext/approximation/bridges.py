@@ -87,7 +87,7 @@ def to_nuts(
     num_chains: int = 1,
     random_seed: Seed = None,
     **nuts_options: Any,
-) -> tuple[infer.NUTS, dict[str, Array]]:
+) -> tuple[numpyro.infer.NUTS, dict[str, Array]]:
     """A NumPyro NUTS kernel that starts where q is, with q's covariance as inverse mass matrix.
 
     Parameters

@@ -14,7 +14,7 @@ from numpyro_vi_ext.approximation.base import Facts
 from numpyro_vi_ext.approximation.results import Approximation, check_approx
 from numpyro_vi_ext.checks import as_count, as_number
 from numpyro_vi_ext.families.empirical import Histogram
-from numpyro_vi_ext.model import as_model
+from numpyro_vi_ext.model import Model, Target, as_model
 from numpyro_vi_ext.seeds import Seed, as_key
 from numpyro_vi_ext.start import find_start, start_sigma_vector
 from numpyro_vi_ext.verdict import Verdict
@@ -91,8 +91,9 @@ class Empirical(Approximation):
         if (trace is None) == (size is None):
             got = "neither" if size is None else "both"
             raise TypeError(f"Empirical needs either a trace or a size, got {got}")
-        self.model = as_model(model, model_args, model_kwargs)
-        self.target, key = self.model.target, as_key(random_seed)
+        self.model: Model = as_model(model, model_args, model_kwargs)
+        self.target: Target = self.model.target
+        key = as_key(random_seed)
         if trace is not None:
             particles = {"jitter": jitter, "start": start, "start_sigma": start_sigma}
             _check_not_given("a trace", {**particles, "init_strategy": init_strategy})
@@ -100,7 +101,7 @@ class Empirical(Approximation):
             theta = self.target.initial_params(key)
             rows = traces.unconstrain_rows(self.target, theta, found.values)
             told = f"{found.chains} chains of {found.draws:,d} draws"
-            self.facts = Facts(status="finished", message=told, method="trace")
+            self.facts: Facts = Facts(status="finished", message=told, method="trace")
         else:
             _check_not_given("particles", {"group_by_chain": group_by_chain})
             size = as_count(size, "size", 1)
@@ -109,7 +110,7 @@ class Empirical(Approximation):
             sigma = start_sigma_vector(self.target.layout, start_sigma, spread)
             noise = jax.random.normal(jax.random.fold_in(key, 1), (size, z.size), z.dtype)
             rows, self.facts = z + jnp.asarray(sigma, z.dtype) * noise, Facts()
-        self.point = Point(Histogram(rows), theta)
+        self.point: Point = Point(Histogram(rows), theta)
 
     @classmethod
     def from_approx(

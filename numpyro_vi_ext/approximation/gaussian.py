@@ -16,7 +16,7 @@ from numpyro_vi_ext.checks import as_count
 from numpyro_vi_ext.evaluate import ElboEstimate
 from numpyro_vi_ext.families.base import DensityFamily
 from numpyro_vi_ext.families.gaussian import DenseGaussian, DiagonalGaussian
-from numpyro_vi_ext.model import as_model
+from numpyro_vi_ext.model import Model, Target, as_model
 from numpyro_vi_ext.seeds import Seed, as_key
 from numpyro_vi_ext.start import find_start, start_sigma_vector
 from numpyro_vi_ext.verdict import Verdict
@@ -42,12 +42,13 @@ class DensityApproximation(Approximation):
         start_sigma: Mapping[str, Any] | None = None,
         init_strategy: Any = None,
     ) -> None:
-        self.model = as_model(model, model_args, model_kwargs)
+        self.model: Model = as_model(model, model_args, model_kwargs)
+        self.target: Target = self.model.target
         given = start or start_sigma or init_strategy
-        self.target, self.facts = self.model.target, Facts(origin="start" if given else "")
+        self.facts: Facts = Facts(origin="start" if given else "")
         found = find_start(self.target, as_key(random_seed), start, init_strategy)
         sigma = start_sigma_vector(self.target.layout, start_sigma, _START_SD)
-        self.point = Point(self.family.create(np.asarray(found.z), sigma), found.theta)
+        self.point: Point = Point(self.family.create(np.asarray(found.z), sigma), found.theta)
 
     @classmethod
     def from_approx(cls, approx: Approximation) -> Self:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_vi_ext.batching.batches import Form
 from numpyro_vi_ext.batching.prefetch import Reader
 from numpyro_vi_ext.batching.sources import opened
 from numpyro_vi_ext.checks import as_count
@@ -90,13 +91,15 @@ class Stream:
             )
         if not isinstance(name, str | None):
             raise TypeError(f"name must be a string, got {name!r} of type {type(name).__name__}")
-        self.total_size = as_count(total_size, "total_size", 1)
-        self.name, self._number = name, next(_numbers)
+        self.total_size: int = as_count(total_size, "total_size", 1)
+        self.name: str | None = name
+        self._number = next(_numbers)
         self._prefetch = as_count(prefetch, "prefetch", 1)
         self._source = source
         self._begin, self._is_endless = opened(source)
         self._reader: Reader | None = self._read_on()
-        first, self.form = self._reader.first(), self._reader.form
+        first = self._reader.first()
+        self.form: Form = self._reader.form
         if self.form.rows > self.total_size:
             raise ValueError(
                 "total_size must be the number of rows of the full data, at least those of a "
@@ -196,9 +199,10 @@ class Part:
     """One array of each batch of a `Stream`: what stands for an argument of a model."""
 
     def __init__(self, stream: Stream, key: Any, shared: Array) -> None:
-        self.stream, self.key = stream, key
+        self.stream = stream
+        self.key: Any = key
         self.shared = shared  # of the first batch
-        self.plan = Flow(stream.total_size, stream.form.rows, (stream, key))
+        self.plan: Flow = Flow(stream.total_size, stream.form.rows, (stream, key))
 
     def whole(self, name: str = "") -> "Part":
         """Itself: it is one array."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import jax
@@ -30,7 +30,7 @@ class Supply:
     """
 
     def __init__(self, inputs: Inputs, origins: Sequence[Origin | None]) -> None:
-        self.inputs = inputs  # of the last chunk
+        self.inputs: Inputs = inputs  # of the last chunk
         self._origins = origins
         streams = dict.fromkeys(origin[0] for origin in origins if origin)
         self._readers = {stream: stream.reader() for stream in streams}
@@ -81,7 +81,7 @@ class Supply:
         return found
 
     @contextlib.contextmanager
-    def open(self, step: Callable[[], int]) -> Iterator[None]:
+    def open(self, step: Callable[[], int]) -> Generator[None]:
         """Read ahead as long as this lasts; then put back what is beyond the last step taken."""
         moved = [s for s, at in self._positions.items() if self._readers[s].position != at]
         if moved:
