@@ -15,7 +15,8 @@ from numpyro import handlers, primitives
 from numpyro_vi_ext.arguments import Arguments
 from numpyro_vi_ext.cache import find_traced
 from numpyro_vi_ext.layout import axis_plates, deterministic_values, innermost, is_factor
-from numpyro_vi_ext.tracing import Recorded, Values
+from numpyro_vi_ext.recording import Recorded
+from numpyro_vi_ext.tracing import Values
 
 Array = jax.Array
 Mode = Literal["observe", "weigh", "predict", "replicate"]

@@ -24,6 +24,7 @@ LAYERS = (
         "layout",
         "model",
         "names",
+        "recording",
         "replacements",
         "rerun",
         "start",
