@@ -401,6 +401,7 @@ def test_gaussians_from_rows(n):
     np.testing.assert_allclose(diagonal.std, rows.std(0), rtol=1e-6)
 
 
+@pytest.mark.slow  # compared at the last digits, which are those of optimised code
 def test_empirical_from_a_gaussian():
     dense = full_rank()
     approx = vi.Empirical.from_approx(dense, 20_000, random_seed=3)

@@ -160,6 +160,7 @@ def test_far_from_the_origin_nothing_cancels(kernel, d):
         np.testing.assert_allclose(far, near, rtol=2e-3, atol=1e-4)
 
 
+@pytest.mark.slow  # compared at the last digits, which are those of optimised code
 @pytest.mark.parametrize("kernel", [vi.rbf(H), vi.imq(H)])
 @pytest.mark.parametrize("d", [2, 5])
 def test_far_from_the_origin_by_a_double_loop(kernel, d):

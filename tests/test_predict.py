@@ -703,6 +703,7 @@ def test_categorical_site():
     np.testing.assert_allclose(log[0], np.log(p[:, classes]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow  # compared at the last digits, which are those of optimised code
 def test_partly_observed_site():
     """With obs_mask: what was seen is drawn again; what was not is a latent site."""
 

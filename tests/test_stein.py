@@ -259,6 +259,7 @@ def test_without_a_loss():
         svgd().fit(10, callbacks=[vi.CheckLossConvergence(every=1)], **QUIET)
 
 
+@pytest.mark.slow  # compared at the last digits, which are those of optimised code
 def test_score_is_the_discrepancy_at_the_particles_before_the_step():
     inference, tracker = svgd(temperature=2.0), vi.Tracker(x=lambda q: q.histogram)
     start = inference.approx.histogram
