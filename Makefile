@@ -90,9 +90,11 @@ format: $(VENV)/.installed-dev
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
 
+# pyright looks for packages beside the first `python` of PATH; --verifytypes heeds nothing else.
+types: export PATH := $(abspath $(VENV))/bin:$(PATH)
 types: $(VENV)/.installed-dev
-	@$(RUN) -m pyright --pythonpath $(RUN)
-	@found=$$($(RUN) -m pyright --pythonpath $(RUN) --verifytypes numpyro_vi_ext --ignoreexternal) \
+	@$(RUN) -m pyright
+	@found=$$($(RUN) -m pyright --verifytypes numpyro_vi_ext --ignoreexternal) \
 		|| { echo "$$found" >&2; exit 1; }; echo "$$found" | grep 'Type completeness'
 
 docs: $(VENV)/.installed-docs

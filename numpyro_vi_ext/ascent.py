@@ -13,7 +13,7 @@ import optax
 
 from numpyro_vi_ext.blocks import in_blocks
 from numpyro_vi_ext.curvature import Curvature, curvature, diagonal_curvature, whiten
-from numpyro_vi_ext.effort import HESSIANS, PAIRS, effort_for
+from numpyro_vi_ext.effort import HESSIANS, PAIRS, Effort, effort_for
 from numpyro_vi_ext.families.base import DensityFamily
 from numpyro_vi_ext.feeding import Fed, Feed
 from numpyro_vi_ext.model import Inputs
@@ -45,7 +45,7 @@ class Search:
         self, fed: Fed, objective: Elbo, family: type[DensityFamily], batches: int
     ) -> None:
         self._program, self._feed, self._batches = fed.program, fed.feed, batches
-        self.effort = effort_for(batches * fed.program.evaluate.moved, fed.program.layout.ndim)
+        self.effort: Effort = effort_for(batches * fed.program.evaluate.moved, fed.program.layout.ndim)
         self._objective, self._family = objective, family
         self._round = jax.jit(self._run_rounds, static_argnames="dense")
         self._elbo = jax.jit(self._estimate)

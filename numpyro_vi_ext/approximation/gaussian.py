@@ -188,7 +188,7 @@ class MeanField(DensityApproximation):
     0.000 0.000
     """
 
-    family = DiagonalGaussian
+    family: ClassVar[type[DensityFamily]] = DiagonalGaussian
 
 
 class FullRank(DensityApproximation):
@@ -206,4 +206,4 @@ class FullRank(DensityApproximation):
            [0., 4.]], dtype=float32)
     """
 
-    family = DenseGaussian
+    family: ClassVar[type[DensityFamily]] = DenseGaussian
