@@ -104,6 +104,8 @@ class Algorithm:
         Whether a step that is not finite is dropped, with all it would have changed.
     gives_up : bool
         Whether to stop if that happens too often.
+    looks_at_gradient : bool
+        Whether the loss of a step is made NaN where the gradient is not finite.
     """
 
     objective: Objective
@@ -111,6 +113,7 @@ class Algorithm:
     averaging: float | None = None
     skips: bool = False
     gives_up: bool = True
+    looks_at_gradient: bool = False
 
     def init(self, point: Point, key: Array, frame: DensityFamily | None = None) -> State:
         """State before the first step, at a point in the frame."""
@@ -128,6 +131,8 @@ class Algorithm:
         )
         optimizer = optax.with_extra_args_support(self.optimizer)  # some look at the loss
         gradient: Any = Point(*grads)
+        if self.skips or self.looks_at_gradient:
+            loss = loss + _zero_of(gradient)
         updates, opt_state = optimizer.update(
             gradient, state.opt_state, before, value=loss, memory=state.memory
         )
@@ -138,7 +143,7 @@ class Algorithm:
         skipped = state.skipped
         if self.skips:
             kept = (state.point, state.average, state.opt_state, state.memory)
-            ok = jnp.isfinite(loss) & is_finite(gradient)
+            ok = jnp.isfinite(loss)
             moved = jax.tree.map(functools.partial(jnp.where, ok), moved, kept)
             skipped = skipped + ~ok if self.gives_up else skipped
         point, average, opt_state, memory = moved
@@ -151,7 +156,15 @@ class Algorithm:
             return jnp.asarray(True)
         if not self.skips:
             return jnp.isfinite(loss)
+        return self.puts_up_with(state)
+
+    def puts_up_with(self, state: State) -> Array:
+        """Whether few enough steps were dropped."""
         return state.skipped <= jnp.maximum(_FEW_SKIPPED, MOST_SKIPPED * state.step)
+
+    def drop(self, state: State) -> State:
+        """State after a step that was dropped, from that before it."""
+        return dataclasses.replace(state, step=state.step + 1, skipped=state.skipped + 1)
 
     def _update_average(self, average: Point | None, point: Point, step: Array) -> Point | None:
         if self.averaging is None:
@@ -161,8 +174,13 @@ class Algorithm:
 
 
 def is_finite(point: Point) -> Array:
-    """Whether all numbers of a point are finite: 0 times another number is not 0."""
-    return functools.reduce(jnp.add, [jnp.sum(0 * x) for x in jax.tree.leaves(point)]) == 0
+    """Whether all numbers of a point are finite."""
+    return _zero_of(point) == 0
+
+
+def _zero_of(point: Point) -> Array:
+    """0 if all numbers of a point are finite, else NaN, which 0 times another number is."""
+    return functools.reduce(jnp.add, [jnp.sum(0 * x) for x in jax.tree.leaves(point)])
 
 
 @jax.jit

@@ -45,7 +45,9 @@ class Search:
         self, fed: Fed, objective: Elbo, family: type[DensityFamily], batches: int
     ) -> None:
         self._program, self._feed, self._batches = fed.program, fed.feed, batches
-        self.effort: Effort = effort_for(batches * fed.program.evaluate.moved, fed.program.layout.ndim)
+        self.effort: Effort = effort_for(
+            batches * fed.program.evaluate.moved, fed.program.layout.ndim
+        )
         self._objective, self._family = objective, family
         self._round = jax.jit(self._run_rounds, static_argnames="dense")
         self._elbo = jax.jit(self._estimate)

@@ -31,7 +31,7 @@ class _Carry(NamedTuple):
 
     state: State
     losses: Array
-    snapshots: Point
+    snapshots: Point | None
     ok: Array
 
 
@@ -127,6 +127,11 @@ class Chunk:
         """Key that the model's own randomness (subsampling) has in the next step."""
         return jax.random.fold_in(jax.random.fold_in(state.key, NEVER), state.step)
 
+    @property
+    def _drops_afterwards(self) -> bool:
+        """Whether it is after a step that it is dropped; side by side, each step drops itself."""
+        return self._algorithm.skips and self._algorithm.gives_up
+
     def _noise(self, state: State, index: Any) -> Array:
         """Noise of the steps of one block."""
         key = jax.random.fold_in(state.key, index)
@@ -169,12 +174,35 @@ class Chunk:
         """Steps of one block up to the next snapshot, and the snapshot."""
         step = carry.state.step
         until = step + jnp.minimum(stop - step, every - step % every)
-        carry = _while(until, run_step, carry)
+        carry = self._run_steps(run_step, until, carry)
         state = carry.state
         slot = jnp.minimum((state.step - 1) // every - begin // every, self.snapshots)
         set_slot = lambda s, x: s.at[slot].set(x)  # noqa: E731
         snapshots = jax.tree.map(set_slot, carry.snapshots, state.framed_result)
         return carry._replace(snapshots=snapshots)
+
+    def _run_steps(self, run_step: Callable[[_Carry], _Carry], end: Array, carry: _Carry) -> _Carry:
+        """Steps up to `end`, or to the first bad one; where such are skipped, around all of them.
+
+        Those before a bad one are made again, up to it: steps cost no more while all is well.
+        """
+        if not self._drops_afterwards:
+            return _while(end, run_step, carry)
+        algorithm = self._algorithm
+
+        def attempt(tried: tuple[_Carry, Array]) -> tuple[_Carry, Array]:
+            before, stop = (
+                tried  # `stop` is before `end` where the step after it is known to be bad
+            )
+            after = _while(stop, run_step, before)
+            reached = _where(stop < end, algorithm.drop(after.state), after.state)
+            state = _where(after.ok, reached, before.state)
+            stop = jnp.where(after.ok, end, after.state.step - 1)
+            return after._replace(state=state, ok=algorithm.puts_up_with(state)), stop
+
+        first = carry._replace(snapshots=None), end
+        done, _ = jax.lax.while_loop(lambda tried: _is_under_way(end, tried[0]), attempt, first)
+        return done._replace(snapshots=carry.snapshots)
 
     def _run_step(
         self, inputs: Inputs, frame: Any, noise: tuple[Array, Any], carry: _Carry
@@ -188,14 +216,25 @@ class Chunk:
             self.model_key(state),
             scales=self._feed.scales,
         )
-        state, loss = self._algorithm.step(state, eps[i], in_frame(density, frame))
-        ok = self._algorithm.goes_on(state, loss)
+        algorithm = self._algorithm
+        if self._drops_afterwards:
+            algorithm = dataclasses.replace(algorithm, skips=False, looks_at_gradient=True)
+        state, loss = algorithm.step(state, eps[i], in_frame(density, frame))
+        ok = algorithm.goes_on(state, loss)
         return carry._replace(state=state, losses=carry.losses.at[i].set(loss), ok=ok)
 
 
 def _while(end: Array, body: Callable[[_Carry], _Carry], carry: _Carry) -> _Carry:
     """Repeat until step `end`, or until something goes wrong."""
-    return jax.lax.while_loop(lambda c: (c.state.step < end) & c.ok, body, carry)
+    return jax.lax.while_loop(functools.partial(_is_under_way, end), body, carry)
+
+
+def _is_under_way(end: Array, carry: _Carry) -> Array:
+    return (carry.state.step < end) & carry.ok
+
+
+def _where(which: Array, one: State, other: State) -> State:
+    return jax.tree.map(functools.partial(jnp.where, which), one, other)
 
 
 @functools.lru_cache(maxsize=16)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import optax
 import pytest
 import zoo
 from jax.experimental.ode import odeint
@@ -499,8 +500,8 @@ def broken(limit):
     numpyro.factor("limit", jnp.where(x > limit, jnp.nan, 0.0))
 
 
-def skipping(limit, n=400, **options):
-    inference = vi.ADVI(broken, model_args=(limit,), start_sigma={"x": 1.0}, random_seed=0)
+def skipping(limit, n=400, model=broken, **options):
+    inference = vi.ADVI(model, model_args=(limit,), start_sigma={"x": 1.0}, random_seed=0)
     options = {"obj_optimizer": vi.sgd(0.01), "on_nonfinite": "skip"} | options
     return inference, lambda: inference.fit(n, progressbar=False, **options)
 
@@ -545,6 +546,39 @@ def test_averages_optimizers_and_continuation_skip_as_well():
     assert results[0].facts.skipped == results[1].facts.skipped
     np.testing.assert_array_equal(results[0].mean, results[1].mean)
     np.testing.assert_array_equal(results[0].std, results[1].std)
+
+
+def steep(limit):
+    """A standard normal whose gradient alone is NaN beyond a limit: infinity times 0."""
+    x = numpyro.sample("x", dist.Normal(0, 1))
+    numpyro.factor("limit", jnp.sqrt(jnp.maximum(limit - x, 0)) * 0)
+
+
+def test_a_gradient_that_is_not_finite_is_dropped_as_well():
+    """Also where the optimizer takes no more than its sign, which would hide it."""
+    signs = optax.chain(optax.scale_by_sign(), optax.scale(-1e-6))
+    inference, run = skipping(2.0, model=steep, obj_optimizer=signs)
+    approx = run()
+    skipped = by_hand(inference, 2.0, 400, rate=0.0)[2]
+    assert list(np.flatnonzero(~np.isfinite(approx.hist))) == skipped
+    assert approx.facts.skipped == len(skipped)
+    assert abs(approx.mean[0]) < 1e-3
+
+
+@pytest.mark.parametrize("every", [1, 7])
+def test_callbacks_see_dropped_steps_stand_still(every):
+    tracker = vi.Tracker(mean=lambda approx: approx.mean[0], every=every)
+    creeping = optax.stateless_with_tree_map(lambda g, p: jnp.full_like(p, 1e-4) + 0 * g)
+    options = {"obj_optimizer": creeping}
+    tracked = skipping(2.0, callbacks=[tracker], **options)[1]()
+    alone = skipping(2.0, **options)[1]()
+    np.testing.assert_array_equal(tracked.mean, alone.mean)
+    np.testing.assert_array_equal(tracked.hist, alone.hist)
+    stands = np.diff(tracker["mean"]) == 0
+    steps = zip(tracker.steps[:-1], tracker.steps[1:], strict=True)
+    dropped = [np.isnan(alone.hist[a:b]).all() for a, b in steps]
+    assert any(dropped) == (every == 1)
+    np.testing.assert_array_equal(stands, dropped)
 
 
 def test_without_bad_steps_skipping_changes_nothing():
