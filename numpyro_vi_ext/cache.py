@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from numpyro_vi_ext.arguments import Arguments
+from numpyro_vi_ext.checks import as_points
 from numpyro_vi_ext.errors import only_batches
 from numpyro_vi_ext.identity import Fingerprint, Path, Unknown, fingerprint, package_of
 from numpyro_vi_ext.layout import Layout
@@ -80,14 +81,10 @@ class Target:
 
         Raises
         ------
-        ValueError
-            If the last axis is not of length `ndim`.
+        TypeError, ValueError
+            If they are not numbers, or the last axis is not of length `ndim`.
         """
-        z = jnp.asarray(z, jnp.result_type(float))
-        if z.shape[-1:] != (self.layout.ndim,):
-            raise ValueError(
-                f"z must have a last axis of length ndim = {self.layout.ndim}, got shape {z.shape}"
-            )
+        z = as_points(z, self.layout.ndim)
         evaluate = self.evaluate
         for _ in z.shape[:-1]:
             evaluate = jax.vmap(evaluate, (0, None, None))

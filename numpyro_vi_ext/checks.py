@@ -5,6 +5,9 @@ import numbers
 import operator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 
 def as_count(value: Any, name: str, least: int) -> int:
     """A whole number of at least `least`; NumPy integers are welcome.
@@ -59,6 +62,27 @@ def as_positive(value: Any, name: str) -> float:
     if not (number > 0 and math.isfinite(number)):
         raise ValueError(f"{name} must be greater than 0 and finite, got {value!r}")
     return number
+
+
+def as_points(z: Any, ndim: int) -> jax.Array:
+    """Flat unconstrained points, shape (..., ndim).
+
+    Raises
+    ------
+    TypeError
+        If they are not numbers.
+    ValueError
+        If the last axis is not of length `ndim`.
+    """
+    try:
+        points = jnp.asarray(z, jnp.result_type(float))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"z must be an array of numbers, got {z!r}") from error
+    if points.shape[-1:] != (ndim,):
+        raise ValueError(
+            f"z must have a last axis of length ndim = {ndim}, got shape {points.shape}"
+        )
+    return points
 
 
 def _as_real(value: Any, name: str) -> float:

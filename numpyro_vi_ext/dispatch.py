@@ -22,7 +22,7 @@ class Callbacks:
     Raises
     ------
     TypeError
-        If one is not callable, or its ``every`` is not an int.
+        If one is a class or not callable, or its ``every`` is not an int.
     ValueError
         If its ``every`` is less than 1.
     """
@@ -54,4 +54,7 @@ class Callbacks:
 def _every(callback: Callback) -> int:
     if not callable(callback):
         raise TypeError(f"callbacks must be callable, got {type(callback).__name__}: {callback!r}")
+    if isinstance(callback, type):
+        name = callback.__name__
+        raise TypeError(f"callbacks must be objects, got the class {name}: make one, as {name}()")
     return as_count(getattr(callback, "every", 1), f"every of the callback {callback!r}", 1)

@@ -39,6 +39,8 @@ def plot_loss(approx: Approximation, *, window: int | None = None, ax: Any = Non
 
     Raises
     ------
+    TypeError
+        If `approx` has no ``.hist``.
     ValueError
         If no finite losses were recorded, or `window` is less than 1.
     ImportError
@@ -51,6 +53,8 @@ def plot_loss(approx: Approximation, *, window: int | None = None, ax: Any = Non
     >>> ax.get_xlabel(), ax.get_ylabel()
     ('step', 'loss (negative ELBO)')
     """
+    if not hasattr(approx, "hist"):
+        raise TypeError(f"there is no .hist of losses in approx, got {type(approx).__name__}")
     losses = np.asarray(approx.hist, float)
     losses = np.where(np.isfinite(losses), losses, np.nan)
     if np.isnan(losses).all():
@@ -99,7 +103,7 @@ def plot_tracker(
     KeyError
         For an unknown name.
     TypeError
-        If what was recorded is not numbers, or arrays of one shape.
+        If `tracker` is none, or what was recorded is not numbers, or arrays of one shape.
     ValueError
         If nothing was recorded, or the number of axes is not that of the names.
     ImportError
@@ -113,6 +117,8 @@ def plot_tracker(
     >>> plot_tracker(tracker).shape
     (1,)
     """
+    if not isinstance(tracker, Tracker):
+        raise TypeError(f"tracker must be a Tracker, got {type(tracker).__name__}")
     names = list(tracker.hist) if names is None else [names] if isinstance(names, str) else names
     values = {name: _numbers(name, tracker[name]) for name in names}
     if not tracker.steps or not values:
@@ -120,8 +126,7 @@ def plot_tracker(
     steps = _counted_on(np.asarray(tracker.steps))
     own_rows = axes is None
     if own_rows:
-        size = (8, 2.5 * len(values))
-        figure = _pyplot().figure(figsize=size, layout="constrained")
+        figure = _pyplot().figure(figsize=(8, 2.5 * len(values)), layout="constrained")
         axes = figure.subplots(len(values), 1, sharex=True)
     axes = np.ravel(np.asarray(axes, dtype=object))
     if len(axes) != len(values):
@@ -186,9 +191,8 @@ def plot_vsbc(
         raise ValueError(f"got {len(axes)} axes for {len(names)} names: {names}")
     for ax, name in zip(axes, names, strict=True):
         _draw_probabilities(ax, result.probabilities[name], sites[name])
-        ax.set_title(
-            f"{shorten(name + sites[name].entry)}\n{sites[name].verdict}", fontsize="medium"
-        )
+        label = shorten(name + sites[name].entry)
+        ax.set_title(f"{label}\n{sites[name].verdict}", fontsize="medium")
         ax.set_xlabel("share of draws below the truth")
     return axes
 

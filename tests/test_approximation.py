@@ -253,10 +253,22 @@ def test_log_prob_and_entropy_of_full_rank():
     np.testing.assert_allclose(approx.entropy(), exact.entropy(), rtol=1e-5)
 
 
+def test_points_that_are_no_numbers():
+    approx = vi.MeanField(mixed)
+    for function in (approx.log_prob, approx.model.log_density, approx.model.constrain):
+        with pytest.raises(TypeError, match="z must be an array of numbers, got 'x'"):
+            function("x")
+
+
+def test_sample_approx_of_something_else():
+    with pytest.raises(TypeError, match="sample_approx draws from an Approximation, got int"):
+        vi.sample_approx(3)
+
+
 def test_log_prob_of_a_wrong_shape():
-    with pytest.raises(ValueError, match=r"last axis of length 4, got shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"last axis of length ndim = 4, got shape \(3,\)"):
         vi.MeanField(mixed).log_prob(np.zeros(3))
-    with pytest.raises(ValueError, match=r"last axis of length 4, got shape \(\)"):
+    with pytest.raises(ValueError, match=r"last axis of length ndim = 4, got shape \(\)"):
         vi.MeanField(mixed).log_prob(0.0)
 
 
@@ -362,6 +374,8 @@ def test_with_model():
     assert other.elbo(10, 0).elbo != approx.elbo(10, 0).elbo
     with pytest.raises(ValueError, match=r"stay the same, but \{'mu': \(\(\), \(\)\)\} became"):
         approx.with_model(vi.Model(mixed))
+    with pytest.raises(TypeError, match="model must be a NumPyro callable or a Model, got int"):
+        approx.with_model(3)
 
 
 def test_double_precision_follows_jax():

@@ -262,6 +262,23 @@ def test_batch_beside_full_data():
     assert any("Arrays that belong together" in note for note in found.value.__notes__)
 
 
+@pytest.mark.parametrize(
+    "read", [lambda y: dist.Normal(y, 1), lambda y: dist.Normal(jnp.abs(y), 1)]
+)
+def test_batches_among_the_globals_of_a_model(read):
+    """They would be one frozen batch."""
+    batch = vi.Minibatch(np.ones(10), batch_size=3)
+    stream = vi.Stream([{"y": np.ones(3)}] * 3, total_size=9)
+
+    for source in (batch, stream["y"]):
+
+        def model():
+            numpyro.sample("x", read(source))  # noqa: B023
+
+        with pytest.raises(TypeError, match="no values of its own: make it an argument"):
+            vi.fit(model, 10, progressbar=False)
+
+
 def test_minibatch_of_several_arrays_is_no_argument():
     with pytest.raises(TypeError, match="'X' is a Minibatch of 2 arrays; unpack it"):
         vi.Model(regression, vi.Minibatch(X, Y, batch_size=2), Y)

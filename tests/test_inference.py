@@ -115,6 +115,11 @@ def test_klqp_as_instance():
         ({"callbacks": print}, TypeError, "callbacks must be a list of callables, got <built-in"),
         ({"callbacks": 3}, TypeError, "callbacks must be a list of callables, got 3"),
         ({"callbacks": [3]}, TypeError, "callbacks must be callable, got int: 3"),
+        (
+            {"callbacks": [vi.CheckLossConvergence]},
+            TypeError,
+            r"got the class CheckLossConvergence: make one, as CheckLossConvergence\(\)",
+        ),
         ({"callbacks": [Record(0)]}, ValueError, r"every of the callback .* at least 1, got 0"),
         (
             {"callbacks": [Record(1.5)]},

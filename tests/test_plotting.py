@@ -137,6 +137,13 @@ def test_two_fits_in_one_picture():
     assert len({line.get_color() for line in ax.lines}) == 2
 
 
+def test_something_else_than_a_fit_or_a_tracker():
+    with pytest.raises(TypeError, match=r"there is no \.hist of losses in approx, got int"):
+        vi.plot_loss(3)
+    with pytest.raises(TypeError, match="tracker must be a Tracker, got int"):
+        vi.plot_tracker(3)
+
+
 def test_no_losses():
     for losses in ([], [np.nan, np.inf]):
         with pytest.raises(ValueError, match="no losses to plot: fit first, with score=True"):

@@ -10,7 +10,7 @@ import numpy as np
 
 from numpyro_vi_ext import io_arviz, saving
 from numpyro_vi_ext.algorithm import Point
-from numpyro_vi_ext.model import Model, Target
+from numpyro_vi_ext.model import Model, Target, as_model
 
 Array = jax.Array
 
@@ -62,7 +62,7 @@ class ApproximationBase(abc.ABC):
         Parameters
         ----------
         model : Model
-            Bound to its arguments.
+            Bound to its arguments; or a callable that needs none.
 
         Returns
         -------
@@ -71,6 +71,8 @@ class ApproximationBase(abc.ABC):
 
         Raises
         ------
+        TypeError
+            If `model` is neither.
         ValueError
             If the latent sites differ.
 
@@ -85,6 +87,7 @@ class ApproximationBase(abc.ABC):
         >>> approx.with_model(approx.model.replace(y=5.0)).model.named_data
         {'y': array(5., dtype=float32)}
         """
+        model = as_model(model)
         new = self.of(model, model.target, self.point, self.facts)
         before, after = (
             {s.name: (s.shape, s.unconstrained_shape) for s in target.layout.latents}

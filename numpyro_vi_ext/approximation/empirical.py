@@ -145,7 +145,7 @@ class Empirical(Approximation):
         >>> Empirical.from_approx(approx, 50)
         Empirical(sites=[x], ndim=1, rows=50, status='initialized')
         """
-        check_approx(approx, cls.__name__)
+        check_approx(approx, f"{cls.__name__}.from_approx starts from")
         size, key = as_count(size, "size", 1), as_key(random_seed)
         point = Point(Histogram.match(approx.point.q, key, size), approx.point.theta)
         return cls.of(approx.model, approx.target, point, Facts())

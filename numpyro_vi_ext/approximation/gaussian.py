@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from numpyro_vi_ext import evaluate, weights
@@ -12,7 +11,7 @@ from numpyro_vi_ext.algorithm import Point
 from numpyro_vi_ext.approximation import diagnosing
 from numpyro_vi_ext.approximation.base import Facts
 from numpyro_vi_ext.approximation.results import Approximation, check_approx
-from numpyro_vi_ext.checks import as_count
+from numpyro_vi_ext.checks import as_count, as_points
 from numpyro_vi_ext.evaluate import ElboEstimate
 from numpyro_vi_ext.families.base import DensityFamily
 from numpyro_vi_ext.families.gaussian import DenseGaussian, DiagonalGaussian
@@ -74,7 +73,7 @@ class DensityApproximation(Approximation):
         ValueError
             If it has no spread at some site, or for `FullRank` a singular covariance.
         """
-        check_approx(approx, cls.__name__)
+        check_approx(approx, f"{cls.__name__}.from_approx starts from")
         flags = ~(approx.std > 0)
         if flags.any():
             sites = approx.target.layout.sites_at(flags)
@@ -99,9 +98,7 @@ class DensityApproximation(Approximation):
         ValueError
             If the last axis of `z` is not of length `ndim`.
         """
-        z = jnp.asarray(z, jnp.result_type(float))
-        if z.shape[-1:] != (self.ndim,):
-            raise ValueError(f"z must have a last axis of length {self.ndim}, got shape {z.shape}")
+        z = as_points(z, self.ndim)
         log_prob = self.point.q.log_prob
         for _ in z.shape[:-1]:
             log_prob = jax.vmap(log_prob)

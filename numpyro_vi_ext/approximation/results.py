@@ -288,12 +288,11 @@ def sample_approx(approx: Approximation, draws: int = 100, **options: Any) -> An
     >>> sample_approx(approx, 10)["posterior"]["x"].shape
     (1, 10)
     """
+    check_approx(approx, "sample_approx draws from")
     return approx.sample(draws, **options)
 
 
 def check_approx(approx: Any, what: str) -> None:
-    """Check what a warm start starts from."""
+    """Refuse anything else, in a message that begins with what it is for."""
     if not isinstance(approx, Approximation):
-        raise TypeError(
-            f"{what}.from_approx starts from an Approximation, got {type(approx).__name__}"
-        )
+        raise TypeError(f"{what} an Approximation, got {type(approx).__name__}")

@@ -232,7 +232,11 @@ class Part:
         return f"{self.stream!r}[{self.key!r}]"
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
-        raise TypeError("a part of a Stream has no values of its own: pass it to the model")
+        raise TypeError(
+            "a part of a Stream has no values of its own: make it an argument of the model"
+        )
+
+    __jax_array__ = __array__
 
 
 @dataclasses.dataclass(frozen=True)
