@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from numpyro_vi_ext.arguments import Arguments
+from numpyro_vi_ext.batching.minibatch import Minibatch
+from numpyro_vi_ext.batching.streaming import Part, Stream
 from numpyro_vi_ext.checks import as_points
 from numpyro_vi_ext.errors import only_batches
-from numpyro_vi_ext.identity import Fingerprint, Path, Unknown, fingerprint, package_of
+from numpyro_vi_ext.identity import Fingerprint, Path, Same, Unknown, fingerprint, package_of
 from numpyro_vi_ext.layout import Layout
 from numpyro_vi_ext.tracing import Evaluation, Program
 
@@ -195,7 +197,11 @@ def find_traced(
                 if entry.key == (*kind, bound.program_key()):
                     _entries.append(_entries.pop(i))
                     return entry.traced, bound
-        bound, traced, between = _trace(fn, arguments, make, look)
+        try:
+            bound, traced, between = _trace(fn, arguments, make, look)
+        except Exception as error:
+            _blame_batches(error, before)
+            raise
         surroundings = Surroundings(before, between, look())
         if surroundings.unknown or not bound.is_comparable():
             what = surroundings.unknown or "a static argument"
@@ -205,6 +211,17 @@ def find_traced(
             _entries.append(_Entry(surroundings, bound.fixed, key, traced))
             del _entries[:-_CACHE_SIZE]
         return traced, bound
+
+
+def _blame_batches(error: Exception, read: Fingerprint) -> None:
+    for path, found in read.items():
+        if isinstance(found, Same) and isinstance(found.obj, Minibatch | Part | Stream):
+            names = (part[-1] if isinstance(part, tuple) else part for part in path)
+            error.add_note(
+                f"The model reads '{'.'.join(map(str, names))}', which is a "
+                f"{type(found.obj).__name__}, from outside. It has values only as an argument of "
+                "the model, as in model_args=(X_mb,)."
+            )
 
 
 def _trace(

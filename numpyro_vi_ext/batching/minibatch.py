@@ -260,8 +260,6 @@ class Minibatch:
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         raise TypeError("a Minibatch has no values of its own: make it an argument of the model")
 
-    __jax_array__ = __array__
-
 
 def _make_parts(arrays: Any, name: str | None, options: dict[str, Any]) -> tuple[Minibatch, ...]:
     parts = []

@@ -236,8 +236,6 @@ class Part:
             "a part of a Stream has no values of its own: make it an argument of the model"
         )
 
-    __jax_array__ = __array__
-
 
 @dataclasses.dataclass(frozen=True)
 class Flow:
