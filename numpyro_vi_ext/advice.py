@@ -15,8 +15,7 @@ _MOVED_SD, _MOVED_RATIO = 0.1, 1.1  # what a mean and an sd may move by without 
 _OFF = 0.3  # sds that a mean may be off where the ELBO still rises
 _OF_ONE_SIZE = 0.3  # effective part of the draws from which on weights are called that
 _LOST = 0.01  # part of the draws
-_ROUNDED = 0.1  # nats
-_COARSE = 0.5  # sds
+_ROUNDED, _COARSE = 0.1, 0.5  # nats; sds
 _SAME = 1.0  # nats between the ELBOs of restarts that came to the same place
 _NEGLIGIBLE = 5.0  # nats: a mode so much lower holds less than a hundredth of the mass
 _MUCH = 1.25  # times what a variance should be
@@ -130,6 +129,8 @@ def _of_history(past: History) -> list[Remark]:
 
 
 def _of_optima(optima: tuple[float, ...]) -> list[Remark]:
+    if optima and not np.isfinite(max(optima)):
+        return [Remark("None of the restarts came to a finite ELBO.", is_bad=True)]
     gaps = [max(optima) - elbo for elbo in optima] if optima else []
     others = sorted(gap for gap in gaps if not gap <= _SAME)  # NaN is another one too
     if not others:
@@ -192,7 +193,7 @@ def _of_shape(seen: Density) -> list[Remark]:
         found += [_of_beyond(*seen.beyond, known)]
     if is_high:
         found += [_of_high_khat(seen, known)]
-    elif moved:
+    elif moved or seen.khat >= _GOOD_KHAT:
         found += [Remark(f"Take smoothed draws, {SMOOTHED}: they move {_told(seen)}.")]
     return found
 

@@ -214,13 +214,12 @@ def find_traced(
 
 
 def _blame_batches(error: Exception, read: Fingerprint) -> None:
-    for path, found in read.items():
+    """Say so where the model found batches that it cannot have the values of."""
+    for found in read.values():
         if isinstance(found, Same) and isinstance(found.obj, Minibatch | Part | Stream):
-            names = (part[-1] if isinstance(part, tuple) else part for part in path)
             error.add_note(
-                f"The model reads '{'.'.join(map(str, names))}', which is a "
-                f"{type(found.obj).__name__}, from outside. It has values only as an argument of "
-                "the model, as in model_args=(X_mb,)."
+                f"The model reads {found.obj!r} from outside of its arguments, where it has no "
+                "values. Make it an argument, as in model_args=(X_mb,)."
             )
 
 

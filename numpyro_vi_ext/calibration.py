@@ -126,6 +126,8 @@ class Calibration:
         or "unbiased, too wide".
         """
         names = [name for name in self.param_names if self.ks_pvalues[name].size]
+        if not names:
+            return {}
         tests = [np.stack([self.ks_pvalues[n], self.spread_pvalues[n]]) for n in names]
         flat = np.concatenate([np.zeros(0), *(x.ravel() for x in tests)])
         cuts = np.cumsum([x.size for x in tests])[:-1]

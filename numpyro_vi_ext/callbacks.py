@@ -114,11 +114,11 @@ class CheckLossConvergence:
     .. math:: \ell(t) = a + b\, T / t + \text{noise},
 
     so that b is the fall still to come of a loss that goes on like 1/t; one that falls faster has
-    less. The loss is flat if :math:`\max(b, 0) + 1.25\,\mathrm{se}(b)` is below a tolerance: the
+    less. The loss is flat if :math:`\max(b, 0) + 1.5\,\mathrm{se}(b)` is below a tolerance: the
     largest of ``rel_tol`` times the fall so far, what float32 resolves, and, from step 1,000 on,
-    0.05 standard deviations of a single loss. One of the windows from T/1.4, T/2 and T/4 has to
+    0.07 standard deviations of a single loss. One of the windows from T/1.4, T/2 and T/4 has to
     say so, and none that the loss rises. The fit stops when the loss has been flat while the steps
-    grew by 15 %.
+    grew by 4 %.
 
     Parameters
     ----------

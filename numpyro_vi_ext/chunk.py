@@ -93,17 +93,26 @@ class Chunk:
 
     def _run_lanes(self, state: State, inputs: Inputs, end: Array) -> State:
         axes: Any = State(0, 0, 0, 0, None, None, None)  # type: ignore
-        frame = state.frame
+        frame, lanes = state.frame, self._with(skips=True, gives_up=False)
 
         def one(state: State, frame: Any) -> State:
             return lanes._run(state, frame, inputs, end, jnp.int32(NEVER))[0]
 
-        algorithm = dataclasses.replace(self._algorithm, skips=True, gives_up=False)
-        lanes = copy.copy(self)
-        lanes._algorithm = algorithm
         alone = dataclasses.replace(state, frame=None)
         after = jax.vmap(one, (axes, 0), axes)(alone, frame)
         return dataclasses.replace(after, frame=frame)
+
+    def next_point(self, state: State, inputs: Inputs) -> Point:
+        """Where the next step leads, good or bad: for a look at what is wrong with it."""
+        plain = self._with(skips=False)
+        return plain(state, inputs, int(state.step) + 1, NEVER)[0].point
+
+    def _with(self, **changes: bool) -> "Chunk":
+        """The same with some settings of the algorithm changed."""
+        other = copy.copy(self)
+        other._algorithm = dataclasses.replace(self._algorithm, **changes)  # type: ignore
+        other._compiled = jax.jit(other._run)
+        return other
 
     def log_probs(self, state: State, inputs: Inputs) -> dict[str, Array]:
         """Log density of each site at the points where the next step evaluates the model, (n,)."""

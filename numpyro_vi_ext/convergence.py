@@ -15,7 +15,9 @@ TOLERANCE = 0.1  # standard deviations a mean may move and still count as settle
 FIRST_MARK = 64  # of the geometric grid
 LEAST_STEPS = 1000  # no fit is called settled before
 
-_MARKS_PER_DOUBLING = 4  # averages of degree 8 at two such marks share little: 0.84**9 = 0.21
+_MARKS_PER_DOUBLING = (
+    4  # averages of degree 4 at two such marks share 0.84**5 = 0.42 of their weight
+)
 
 # (step, loc, scale) of what the fit would return there; loc and scale have shape (d,)
 Mark = tuple[int, np.ndarray, np.ndarray]
@@ -101,8 +103,9 @@ def motion(
 
     Notes
     -----
-    Averages of degree 8 cover the last ninth of the steps or so, and those from T/2 to T are nearly
-    independent: their span is at least the Monte Carlo error of the last one, usually twice that.
+    Averages of degree 4, those in a frame, cover the last fifth of the steps or so. Those at T/2
+    and T share 3 % of their weight, so that the span of all from T/2 to T is at least about the
+    Monte Carlo error of the last one.
     The error of a direction that creeps towards its optimum like :math:`t^{-1/2}` is 2.4 times what
     it moved from T/2 to T: the second condition looks further back. Comparing averages over
     stretches of the iterates is the idea of Dhaka et al. (2020), Robust, accurate stochastic

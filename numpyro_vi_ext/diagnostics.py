@@ -3,7 +3,6 @@
 import numpy as np
 
 from numpyro_vi_ext.approximation.results import Approximation
-from numpyro_vi_ext.chunk import NEVER
 from numpyro_vi_ext.errors import NonFiniteError
 from numpyro_vi_ext.run import Run
 
@@ -29,7 +28,7 @@ def explain_non_finite(run: Run, approx: Approximation) -> NonFiniteError:
     if bad:
         what = f"the log density of {_names(bad)} is not finite at {where}"
     else:
-        after = run.chunk(run.state, run.supply.inputs, step, NEVER)[0].point
+        after = run.chunk.next_point(run.state, run.supply.inputs)
         with np.errstate(all="ignore"):  # moments of the very numbers that went bad
             bad = layout.sites_at(~(np.isfinite(after.q.mean()) & np.isfinite(after.q.std())))
         what = run.chunk.objective.broken

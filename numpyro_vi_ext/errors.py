@@ -1,8 +1,20 @@
-"""Errors that carry more than a sentence."""
+"""Errors that carry more than a sentence, and warnings that point at the user's line."""
 
 import functools
+import sys
+import warnings
 from collections.abc import Iterable
 from typing import Any
+
+_INSIDE = ("numpyro_vi_ext", "numpyro", "jax")  # packages whose lines say nothing to a user
+
+
+def warn(message: str) -> None:
+    """Warn, at the innermost line that is none of this package, NumPyro or JAX."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _INSIDE:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 class Converged(StopIteration):

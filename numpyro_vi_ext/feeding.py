@@ -9,7 +9,6 @@ log density is on average that of the full data.
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from numpyro_vi_ext.batching.streaming import Flow
 from numpyro_vi_ext.batching.supply import Origin
 from numpyro_vi_ext.batching.total_size import scale_factor
 from numpyro_vi_ext.cache import Inputs, Target, find_traced
+from numpyro_vi_ext.errors import warn
 from numpyro_vi_ext.layout import Layout
 from numpyro_vi_ext.tracing import Program
 
@@ -253,10 +253,9 @@ def _scale(
             scale *= length / size
     by_hand = layout.scaled.get(name, 1.0)
     if scale != 1 and math.isclose(by_hand, scale, rel_tol=1e-4):
-        warnings.warn(
+        warn(
             f"the log density of {name!r} is multiplied by {by_hand:g} in the model, and again by "
             f"{scale:g} = N / B for its batches: leave the former out",
-            stacklevel=2,
         )
     return scale
 
@@ -276,9 +275,8 @@ def _given_scales(
             raise KeyError(f"total_size names {name!r}, but the observed sites are {[*observed]}")
         scales[name] = scale_factor(total, observed[name].shape, name)
         if found[name] != 1 and not math.isclose(scales[name], found[name], rel_tol=1e-6):
-            warnings.warn(
+            warn(
                 f"total_size says that the site {name!r} counts {scales[name]:g} times, its "
                 f"batches {found[name]:g} times; what total_size says is taken",
-                stacklevel=2,
             )
     return scales

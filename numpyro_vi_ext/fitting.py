@@ -79,8 +79,8 @@ def fit(
         have none, the losses are then kernelised Stein discrepancies.
     obj_optimizer : optimizer, optional
         An optax transformation, a NumPyro optimizer, or one of this package's factories, called
-        or bare. Default: Adam with a decaying rate and averaged iterates; an explicit optimizer
-        is used as it is, without averaging.
+        or bare. Default: Adam with a decaying rate and averaged iterates; for "svgd" Rprop, not
+        averaged. An explicit optimizer is used as it is, without averaging.
     obj_n_mc : int, optional
         Monte Carlo draws per step, vectorised: 1 by default, 500 for "asvgd". Cannot be applied to
         "svgd", which uses its particles.

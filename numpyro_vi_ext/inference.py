@@ -120,6 +120,8 @@ class Inference(abc.ABC):
             place=self._place(warmup, obj_optimizer),
         )
         run = plan.run(score)
+        if until_settled and not (score or run.watch.by_result):
+            raise ValueError("n='auto' goes by the losses of this fit: it needs score=True")
         # Nothing above changed this object, so that a refused call leaves it as it was.
         self._approx, self._callbacks, self._past, self._run = approx, checked, past, run
         return self._train(run, n, progressbar, until_settled)
@@ -168,11 +170,16 @@ class Inference(abc.ABC):
         """Whether there is a warm-up."""
         if warmup is not True and warmup is not False and warmup != "auto":
             raise ValueError(f"warmup must be True, False or 'auto', got {warmup!r}")
-        if warmup is True and self._default.framed is None:
+        if warmup is True and not self._compares:
             raise ValueError(f"a warm-up cannot be applied to {self.method!r}")
         facts = self._approx.facts
         fresh = facts.step == 0 and not facts.origin and obj_optimizer is None
-        return warmup is True or (warmup == "auto" and fresh and self._default.framed is not None)
+        return warmup is True or (warmup == "auto" and fresh and self._compares)
+
+    @property
+    def _compares(self) -> bool:
+        """Whether there is an ELBO by which starts can be compared."""
+        return self._default.framed is not None and getattr(self._objective, "beta", 1.0) > 0
 
     def _place(self, warmup: Any, obj_optimizer: Any) -> Place:
         """The frame of the steps, if it is known."""
@@ -187,7 +194,7 @@ class Inference(abc.ABC):
 
     def _as_restarts(self, restarts: Any, fed: Fed) -> int:
         restarts = as_count(restarts, "restarts", 1)
-        if restarts > 1 and self._default.framed is None:
+        if restarts > 1 and not self._compares:
             raise ValueError(f"restarts cannot be applied to {self.method!r}")
         if restarts > 1 and any(fed.origins):
             raise ValueError("restarts need data that can be read again, not those of a Stream")

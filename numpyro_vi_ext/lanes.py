@@ -109,13 +109,12 @@ class Lane:
 def _move_to_finite(density: Density, start: Point, key: Array) -> Point:
     """Move q to the first of some points with a finite density, if there is one."""
     q = start.q
-    where = {name: getattr(q, name) for name in q.locations}
-    middle = jnp.mean(jnp.stack([x.reshape(-1, q.ndim).mean(0) for x in where.values()]), axis=0)
+    where = [getattr(q, name).reshape(-1, q.ndim).mean(0) for name in q.locations]
+    middle = jnp.mean(jnp.stack(where), axis=0)
     others = jax.random.uniform(key, (_TRIES, q.ndim), middle.dtype, -_RADIUS, _RADIUS)
     points = jnp.concatenate([middle[None], others])
     fine = in_blocks(lambda z: jnp.isfinite(sum(density(z, start.theta))), points)
-    shift = points[jnp.argmax(fine)] - middle
-    return start._replace(q=dataclasses.replace(q, **{k: x + shift for k, x in where.items()}))
+    return start._replace(q=q.moved(points[jnp.argmax(fine)] - middle))
 
 
 class _Best(NamedTuple):
@@ -142,7 +141,7 @@ def _find_frame(search: warmup.Search, start: Point, inputs: Inputs, key: Array)
     effort = search.effort
 
     def compare(best: _Best, q: Any) -> _Best:
-        return best.or_one_of(q, search._elbo(q, theta, inputs, noise, jnp.int32(0)))
+        return best.or_one_of(q, search.elbo(q, theta, inputs, noise, 0))
 
     def run_round(carry: tuple[Array, _Best], most: Array) -> tuple[tuple[Array, _Best], None]:
         found = search._round(carry[0], theta, inputs, noise, most, dense=effort.dense)
@@ -159,7 +158,7 @@ def _find_frame(search: warmup.Search, start: Point, inputs: Inputs, key: Array)
     )
     shape, radius = (effort.starts - 1, start.q.ndim), warmup.RADIUS
     around = jax.random.uniform(walk, shape, start.q.mu.dtype, -radius, radius)
-    z = start.q.mu + jnp.concatenate([jnp.zeros_like(around[:1]), around])
+    z = start.q.mu + jnp.concatenate([jnp.zeros((1, start.q.ndim), around.dtype), around])
     most = jnp.asarray([*warmup.ROUNDS[:_MOST_ROUNDS], 0], jnp.int32)
     (_, best), _ = jax.lax.scan(run_round, (z, best), most)
     if effort.averages:

@@ -1,7 +1,6 @@
 """Drawing what the model would produce, and weighing what it was given."""
 
 import functools
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_vi_ext.algorithm import Point
+from numpyro_vi_ext.errors import warn
 from numpyro_vi_ext.evaluate import over_draws, rerun_draw
 from numpyro_vi_ext.identity import fingerprint
 from numpyro_vi_ext.model import Model, Target
@@ -131,12 +131,11 @@ def warn_of_closed_over_data(
         and not any(np.array_equal(value, x) for x in passed)
     ]
     if names:
-        warnings.warn(
+        warn(
             f"the model closes over the observed data of {names}, so new predictions are "
             "impossible there as far as these data, or their length, enter the model: what is "
             "returned are draws from the distribution that the model gives the site at the new "
             "arguments. Make the data an argument of the model, such as y=None.",
-            stacklevel=4,
         )
 
 

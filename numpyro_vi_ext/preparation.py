@@ -1,6 +1,7 @@
 """How a fit begins: its optimizer, its frame, and the state before the first step."""
 
 import dataclasses
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -150,14 +151,15 @@ class Plan(NamedTuple):
         if rows and not any(self.fed.origins):  # nobody should have to wait for a Stream
             size = -(-max(ROWS, ROWS_PER_DIMENSION * self.point.q.ndim) // rows)
         end = supply.peek((1 + HELD_OUT) * size, lambda: report("Waiting for data"))
-        return range(1, 1 + HELD_OUT)[: end // size - 1] or range(1), size
+        return range(1, 1 + HELD_OUT)[: max(end // size - 1, 0)] or range(1), size
 
     def _founds(self, warmup: Warmup) -> list[Found] | None:
         """Where each of the fits may begin."""
         if self.warmup:
             return warmup.find(self.point.q, self.restarts)
-        sd, starts = self.point.q.std(), warmup.starts(self.point.q.mean(), self.restarts)
-        return [Found(type(self.point.q).create(z, sd)) for z in starts]
+        q, mean = self.point.q, self.point.q.mean()
+        shifts = warmup.starts(mean, self.restarts) - mean
+        return [Found(q.moved(shift)) for shift in shifts]
 
     def _begin_at(self, found: Found) -> tuple[Chunk, State]:
         if not self.warmup:
@@ -184,11 +186,12 @@ class Plan(NamedTuple):
             if warmup.report(f"Starts side by side, step {end}"):
                 return None
             state = chunk.side_by_side(state, inputs, end)
-        results = _out_of_frames(state.framed_result.q, state.frame)
-        return warmup.elbo(jax.tree.map(lambda x: x[:, None], results))[:, 0]
+        ended = state.framed_result, state.frame
+        ends = [jax.tree.map(operator.itemgetter(i), ended) for i in range(len(begun))]
+        return np.array([_elbo(warmup, point.through(frame)) for point, frame in ends])
 
 
-@jax.jit
-def _out_of_frames(q: DensityFamily, frame: DensityFamily | None) -> DensityFamily:
-    """Several q out of their frames."""
-    return q if frame is None else jax.vmap(lambda q, frame: q.through(frame))(q, frame)
+def _elbo(warmup: Warmup, point: Point) -> float:
+    """With the params of the model that go with it."""
+    stacked = jax.tree.map(lambda x: x[None, None], point.q)
+    return warmup._replace(theta=point.theta).elbo(stacked)[0, 0]

@@ -122,7 +122,8 @@ class Run:
     def _last_finite(self, begin: State, bad: int) -> int:
         """The last step before the `bad` one whose state is finite; by bisection.
 
-        A chunk stops at the first loss that is not finite, so that `bad` is never beyond it.
+        A chunk stops at the first loss that is not finite, or one too many of them: `bad` is never
+        beyond it.
         """
         low = int(begin.step)
         while bad - low > 1:

@@ -9,6 +9,7 @@ import jax
 
 from numpyro_vi_ext.algorithm import Point, State, result_of
 from numpyro_vi_ext.chunk import MAX_STEPS, NEVER
+from numpyro_vi_ext.convergence import next_mark
 from numpyro_vi_ext.errors import Converged
 from numpyro_vi_ext.reporting import bar_of, describe, interruptible, report
 from numpyro_vi_ext.run import Run
@@ -51,9 +52,9 @@ def train(
         Whether to show progress.
     """
     begin = run.step
-    run.status, run.message = "finished", ""
     reading = run.supply.open(lambda: run.step)
     with interruptible() as interrupted, bar_of(n, progressbar) as bar, reading:
+        run.status, run.message, run.motion = "finished", "", ""
 
         def tell(text: str) -> bool:
             bar.set_description_str(text)
@@ -90,7 +91,7 @@ def _advance(
         run.status = "interrupted"
     while run.step < end and run.status == "finished":
         before, state, tic = run.step, run.state, time.perf_counter()
-        mark = run.watch.next_stop(before)
+        mark = next_mark(before)
         stop = min(end, before + length, mark, (before // every + run.chunk.snapshots) * every)
         first = at_first and before == 0
         stop = run.supply.prepare(before, 1 if first else stop, interrupted)

@@ -21,11 +21,6 @@ from numpyro_vi_ext.simulating import Simulated, simulate
 Array = jax.Array
 
 _LEAST = 10  # data sets and draws
-_LANES = (
-    32  # at most side by side: more are hardly faster, and nothing is seen of them until all end
-)
-_BLOCK_STEPS, _BLOCK_NUMBERS = 64, 8192  # noise of a lane is drawn for so many at once
-_TRIES, _RADIUS = 20, 2.0  # for a start with a finite density, in unconstrained space
 _FAILED = 0.1  # of the data sets may fail
 _BASES = 10  # data sets that are tried for the start that all have in common
 

@@ -141,7 +141,7 @@ SECTIONS = {  # of the quickstart, and a name that its cells use
     "SVGD, against NUTS and ADVI": "svgd_approx",
     "Expressions under q: `sample_node`": "svgd_approx.sample_node",
     "From a trace to an approximation": "vi.Empirical",
-    "Multilabel logistic regression": "more_replacements",
+    "Multiclass logistic regression": "more_replacements",
     "Minibatches": "vi.Minibatch",
     "Did it work?": "diagnose",
 }

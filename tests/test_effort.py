@@ -61,3 +61,14 @@ def test_a_model_that_costs_much(monkeypatch):
     assert "0 averages" in approx.facts.warmup
     assert np.abs((approx.mean - 3 * scales) / scales).max() < 0.05
     np.testing.assert_allclose(approx.std, scales, rtol=1e-3)
+
+
+def test_calibration_of_a_model_that_costs_much(monkeypatch):
+    monkeypatch.setattr(effort, "WORK", 1.0)
+
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+
+    result = vi.vsbc(model, 300, model_args=(jnp.zeros(3),), random_seed=0, progressbar=False)
+    assert result.sites["mu"].verdict == "calibrated"

@@ -25,6 +25,7 @@ FILLED = {
 HANDED_ON = {
     "FloatingPointError.__init__(self, message)",
     "DiscreteLatentError(tuple(kinds['discrete']))",
+    "warnings.warn(message, stacklevel=level)",
 }
 
 

@@ -273,7 +273,7 @@ def test_batches_among_what_a_model_reads(kind):
 
     with pytest.raises(TypeError) as caught:
         vi.fit(model, 10, progressbar=False)
-    text = f"The model reads 'batch', which is a {kind}, from outside. It has values only as an"
+    text = f"The model reads {batch!r} from outside of its arguments, where it has no values."
     assert [note.startswith(text) for note in caught.value.__notes__].count(True) == 1
 
 

@@ -112,6 +112,8 @@ def test_klqp_as_instance():
         ({"inf_kwargs": [1]}, TypeError, "inf_kwargs must be a dict, got list"),
         ({"model_args": Y}, TypeError, "model_args must be a tuple, got ndarray"),
         ({"model_kwargs": [1]}, TypeError, "model_kwargs must be a dict, got list"),
+        ({"start": np.zeros(3)}, TypeError, "start must be a dict .*, got ndarray"),
+        ({"start_sigma": np.zeros(3)}, TypeError, "start_sigma must be a dict .*, got ndarray"),
         ({"callbacks": print}, TypeError, "callbacks must be a list of callables, got <built-in"),
         ({"callbacks": 3}, TypeError, "callbacks must be a list of callables, got 3"),
         ({"callbacks": [3]}, TypeError, "callbacks must be callable, got int: 3"),

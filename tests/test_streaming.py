@@ -296,9 +296,11 @@ def test_refine_says_where_an_iterator_was_read_on():
     first, second = advi(stream), advi(stream)
     first.fit(5, progressbar=False)
     second.fit(5, progressbar=False)
+    before = first.approx.message
     with pytest.raises(ValueError, match=r"was read on by another fit since, .* call \.fit"):
         first.refine(5, progressbar=False)
-    assert first.approx.steps == 5
+    assert (first.approx.steps, first.approx.message) == (5, before)
+    assert before
     assert first.fit(5, progressbar=False).steps == 5
 
 

@@ -184,6 +184,7 @@ def test_the_limit_of_the_look_beyond():
         ),
         ((-10.0, -12.0, -10.1), False, "one with some 12 % of the mass"),
         ((-10.0, -80.0, -90.0), True, "2 of 3 restarts ended 70.0 nats or more lower: some"),
+        ((-np.inf, -np.inf), False, "None of the restarts came to a finite ELBO."),
     ],
 )
 def test_restarts_that_ended_elsewhere(optima, ok, words):
@@ -247,6 +248,15 @@ def test_nothing_fitted_yet():
     verdict = vi.MeanField(funnel).diagnose(random_seed=0)
     assert not verdict.ok
     assert verdict.advice[0] == "Nothing has been fitted yet."
+
+
+@pytest.mark.parametrize("kind", [vi.MeanField, vi.Empirical])
+def test_nothing_to_judge(kind):
+    approx = fit(lambda: numpyro.sample("x", dist.Normal(0, 1).expand([0]).to_event(1)), 10)
+    verdict = kind.from_approx(approx).diagnose(random_seed=0)
+    assert verdict.ok
+    assert verdict.advice == ("The model has no latent numbers: q is exact.",)
+    assert verdict.sites.empty
 
 
 def test_steps_that_were_dropped():
@@ -398,6 +408,15 @@ def test_at_most_so_many_rows_are_looked_at():
         for draws in (200, 400)
     ]
     assert abs(found[0]) < 1e-3 * abs(found[1])
+
+
+def test_few_of_many_rows_raise_no_false_alarm():
+    """The error of their mean is that of those looked at, 0.5 sd, and not of all, 0.03."""
+    values = np.random.default_rng(1).standard_t(3, size=(40_000, 1))
+    heavy = rows(values, lambda: numpyro.sample("x", dist.StudentT(3.0)))
+    verdict = heavy.diagnose(100)
+    assert verdict.draws == 100
+    assert "sit on one side" not in said(verdict)
 
 
 # -- how it looks

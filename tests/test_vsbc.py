@@ -451,6 +451,12 @@ def table():
     return calibrate(ranks, 1000, 3, "fullrank_advi, 10,000 steps")
 
 
+def test_sites_without_entries_print():
+    empty = calibrate({"none": np.zeros((100, 0), int)}, 1000, 0, "advi")
+    assert empty.sites == {}
+    assert "none" not in repr(empty)
+
+
 def test_it_prints_as_a_table(table):
     lines = repr(table).splitlines()
     assert max(map(len, lines)) <= 80

@@ -613,6 +613,13 @@ def test_too_many_are_given_up_on(limit, n):
     assert inference.approx.steps == last
 
 
+@pytest.mark.parametrize("how", ["stop", "skip"])
+def test_sites_are_named_where_the_gradient_alone_goes_bad(how):
+    with pytest.raises(vi.NonFiniteError, match="parameters of 'x' non-finite") as caught:
+        skipping(-10.0, model=steep, on_nonfinite=how)[1]()
+    assert caught.value.sites == ("x",)
+
+
 @pytest.mark.parametrize("wrong", ["ignore", None, True, 3])
 def test_wrong_values_of_on_nonfinite(wrong):
     with pytest.raises(ValueError, match="on_nonfinite must be 'stop' or 'skip', got"):

@@ -8,6 +8,7 @@ import pytest
 
 import numpyro_vi_ext as vi
 from numpyro_vi_ext import convergence
+from numpyro_vi_ext.approximation.base import Facts
 
 Y = jnp.array([2.0, 3.0, 4.0])
 QUIET = {"progressbar": False, "random_seed": 0}
@@ -190,6 +191,42 @@ def test_a_start_that_fails_is_not_taken():
     approx = vi.fit(model, 1000, on_nonfinite="skip", **options, **QUIET)
     assert np.isneginf(approx.facts.optima).any()
     assert approx.mean[0] == pytest.approx(3, abs=0.3)
+
+
+def test_restarts_are_compared_with_the_params_they_came_to():
+    """The ELBO at the initial params would be some -5,000."""
+
+    def model(y):
+        scale = numpyro.param("scale", 1.0, constraint=dist.constraints.positive)
+        x = numpyro.sample("x", dist.Normal(0, scale))
+        numpyro.sample("y", dist.Normal(x, 1), obs=y)
+
+    options = {"model_args": (np.float32(100),), "restarts": 2, **QUIET}
+    approx = vi.fit(model, 10, obj_optimizer=vi.adam(0.5), **options)
+    assert min(approx.facts.optima) > -200
+
+
+def test_restarts_keep_the_shape_of_q():
+    inference = vi.FullRankADVI(modes, random_seed=0)
+    wide = inference.approx.at(vi.FullRank(modes, start_sigma={"x": 7.0}).point, Facts())
+    inference = vi.KLqp(wide, random_seed=0)
+    approx = inference.fit(1, restarts=3, obj_optimizer=vi.sgd(0.0), progressbar=False)
+    assert approx.std[0] == pytest.approx(7.0)
+
+
+def test_auto_needs_losses_where_it_goes_by_them():
+    options = {"model_args": (Y,), "obj_optimizer": vi.adam, "score": False, **QUIET}
+    with pytest.raises(ValueError, match=r"n='auto' goes by the losses .* needs score=True"):
+        vi.fit(normal, "auto", **options)
+
+
+def test_without_an_entropy_there_is_nothing_to_compare_starts_by():
+    flat = vi.KLqp(vi.MeanField(normal, model_args=(Y,)), beta=0, random_seed=0)
+    assert flat.fit(10, progressbar=False).facts.warmup == ""
+    with pytest.raises(ValueError, match="a warm-up cannot be applied to 'klqp'"):
+        flat.fit(10, warmup=True)
+    with pytest.raises(ValueError, match="restarts cannot be applied to 'klqp'"):
+        flat.fit(10, restarts=2)
 
 
 def test_wrong_restarts():

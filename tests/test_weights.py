@@ -177,8 +177,11 @@ def test_none_to_choose(approx):
 
 def test_a_high_khat_is_warned_of():
     approx = vi.MeanField(narrow, start_sigma={"x": 0.1})
-    with pytest.warns(UserWarning, match=r"k-hat of the importance weights is .*, not below 0\.70"):
-        approx.sample(100, importance=True, random_seed=0)
+    text = r"k-hat of the importance weights is .*, not below 0\.70"
+    for draw in (approx.sample, approx.to_arviz, approx.sample_dict):
+        with pytest.warns(UserWarning, match=text) as caught:
+            draw(100, importance=True, random_seed=0)
+        assert caught[0].filename == __file__
 
 
 def test_no_warning_below_the_threshold(approx):

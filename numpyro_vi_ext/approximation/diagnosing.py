@@ -22,6 +22,8 @@ _COLUMNS = 1024  # of draws whose moments are computed at once, in double precis
 
 def diagnose_density(approx: ApproximationBase, key: Array, draws: int) -> Verdict:
     """The verdict on a q with a density, by the weights of draws from it."""
+    if approx.ndim == 0:
+        return _nothing(approx, draws)
     target, point, layout = approx.target, approx.point, approx.target.layout
     target.check_data("a verdict needs")
     found = weights.find_weights(target, point, key, draws)
@@ -56,6 +58,8 @@ def diagnose_density(approx: ApproximationBase, key: Array, draws: int) -> Verdi
 
 def diagnose_rows(approx: ApproximationBase, draws: int) -> Verdict:
     """The verdict on a q made of rows, by Stein's identity: of at most so many of them."""
+    if approx.ndim == 0:
+        return _nothing(approx, draws)
     target, layout, rows = approx.target, approx.target.layout, approx.point.q.histogram
     target.check_data("a verdict needs")
     taken = rows[:: -(-len(rows) // draws)]
@@ -66,7 +70,8 @@ def diagnose_rows(approx: ApproximationBase, draws: int) -> Verdict:
     distinct = len(np.unique(np.asarray(rows), axis=0))
     sizes = _effective(rows) if approx.facts.method == "trace" and len(rows) > 3 else None
     size = distinct if sizes is None else min(distinct, float(np.min(sizes)))
-    surely = np.where(np.abs(shift) > 4 * noise / np.sqrt(max(size, 1)), shift, 0)
+    error = noise / np.sqrt(max(min(size, len(taken)), 1))
+    surely = np.where(np.abs(shift) > 4 * error, shift, 0)
     seen = Rows(
         rows=len(rows),
         distinct=distinct,
@@ -78,9 +83,17 @@ def diagnose_rows(approx: ApproximationBase, draws: int) -> Verdict:
     )
     judged = advice.judge_rows(seen, _history(approx.facts))
     numbers = dict.fromkeys(("khat", "khat_threshold", "elbo", "elbo_se"))
-    numbers |= {"draws": len(rows), "effective": float(size)}
+    numbers |= {"draws": len(taken), "effective": float(size)}
     ratio = 1 / np.sqrt(np.clip(spread, 1e-4, 1e4))
     return _verdict(approx, judged, numbers, _table(layout, shift, ratio))
+
+
+def _nothing(approx: ApproximationBase, draws: int) -> Verdict:
+    judged = Judgement(True, advice.GOOD, ("The model has no latent numbers: q is exact.",))
+    numbers = dict.fromkeys(("khat", "khat_threshold", "elbo", "elbo_se"))
+    numbers |= {"draws": draws, "effective": float(draws)}
+    none = np.zeros(0)
+    return _verdict(approx, judged, numbers, _table(approx.target.layout, none, none))
 
 
 def _verdict(
@@ -146,8 +159,6 @@ def _effective(rows: Array) -> np.ndarray:
 
 
 def _worst(layout: Layout, values: np.ndarray, by: np.ndarray) -> tuple[str, float]:
-    if not len(values):
-        return "", 1.0
     worst = int(np.argmax(by))
     return label(layout, worst), float(values[worst])
 

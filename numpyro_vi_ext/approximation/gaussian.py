@@ -43,10 +43,10 @@ class DensityApproximation(Approximation):
     ) -> None:
         self.model: Model = as_model(model, model_args, model_kwargs)
         self.target: Target = self.model.target
-        given = start or start_sigma or init_strategy
-        self.facts: Facts = Facts(origin="start" if given else "")
         found = find_start(self.target, as_key(random_seed), start, init_strategy)
         sigma = start_sigma_vector(self.target.layout, start_sigma, _START_SD)
+        given = start or start_sigma or init_strategy
+        self.facts: Facts = Facts(origin="start" if given else "")
         self.point: Point = Point(self.family.create(np.asarray(found.z), sigma), found.theta)
 
     @classmethod

@@ -1,13 +1,13 @@
 """What all approximations tell of their own quality: a verdict, and draws chosen by weights."""
 
 import abc
-import warnings
 from typing import Any
 
 import jax
 
 from numpyro_vi_ext.approximation.base import ApproximationBase
 from numpyro_vi_ext.checks import as_count
+from numpyro_vi_ext.errors import warn
 from numpyro_vi_ext.seeds import Seed, as_key
 from numpyro_vi_ext.verdict import Verdict
 from numpyro_vi_ext.weights import LEAST_DRAWS, Resampled
@@ -79,11 +79,10 @@ class ApproximationJudged(ApproximationBase):
             return key, {}
         keys, found = self._resample(draws, key)
         if not found.khat < found.threshold:
-            warnings.warn(
+            warn(
                 f"k-hat of the importance weights is {found.khat:.2f}, not below "
                 f"{found.threshold:.2f}: few draws have most of the weight, so the smoothed draws "
                 "cannot be relied on either. See approx.diagnose() for what to do.",
-                stacklevel=4,
             )
         told = f"smoothed importance resampling from {len(found.smoothed):,d} draws"
         attrs = {"draws_by": told, "khat": found.khat, "khat_threshold": found.threshold}

@@ -2,11 +2,11 @@
 
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from numpyro_vi_ext.batching.batches import Batch, Form
+from numpyro_vi_ext.errors import warn
 
 _PATIENCE = 0.1  # seconds to wait for more batches where there are some
 _POLL = 0.05  # seconds between two looks at whether to give up
@@ -114,7 +114,7 @@ class Reader:
             self._change.notify_all()
         if self._remark:
             remark, self._remark = self._remark, ""
-            warnings.warn(remark, stacklevel=2)
+            warn(remark)
         if self._error is not None and not found:
             error, self._error = self._error, None
             raise error

@@ -1,6 +1,5 @@
 """Data on their way to the device: what a batch is cut from, and batches themselves."""
 
-import warnings
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ from jax.core import Tracer
 
 from numpyro_vi_ext.batching.total_size import spread
 from numpyro_vi_ext.checks import as_count
+from numpyro_vi_ext.errors import warn
 
 Array = jax.Array
 
@@ -113,11 +113,9 @@ def _warn_of_nan(array: np.ndarray | Array) -> None:
     xp = jnp if isinstance(array, jax.Array) else np
     count = int(xp.isnan(array).sum())
     if count:
-        warnings.warn(
+        warn(
             f"data of shape {array.shape} have {count:,d} NaN: every batch with one of them "
             "has a log density of NaN. Leave these rows out, fill them in, or mask them",
-            UserWarning,
-            stacklevel=4,
         )
 
 

@@ -1,7 +1,8 @@
 """What every family offers, and what those with a density add."""
 
 import abc
-from typing import ClassVar, Self
+import dataclasses
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,11 @@ class Family(abc.ABC):
     @abc.abstractmethod
     def draw(self, key: Array) -> Array:
         """One draw, shape (d,)."""
+
+    def moved(self, shift: Array | np.ndarray) -> Self:
+        """The same distribution, moved by `shift` of shape (d,)."""
+        q: Any = self
+        return dataclasses.replace(q, **{name: getattr(q, name) + shift for name in q.locations})
 
     @abc.abstractmethod
     def mean(self) -> np.ndarray:
