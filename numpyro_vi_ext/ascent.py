@@ -16,8 +16,8 @@ from numpyro_vi_ext.curvature import Curvature, curvature, diagonal_curvature, w
 from numpyro_vi_ext.effort import HESSIANS, PAIRS, Effort, effort_for
 from numpyro_vi_ext.families.base import DensityFamily
 from numpyro_vi_ext.feeding import Fed, Feed
-from numpyro_vi_ext.model import Inputs
 from numpyro_vi_ext.objectives import Elbo
+from numpyro_vi_ext.recording import Inputs
 from numpyro_vi_ext.tracing import Program
 
 Array = jax.Array

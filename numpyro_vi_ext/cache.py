@@ -17,10 +17,10 @@ from numpyro_vi_ext.checks import as_points
 from numpyro_vi_ext.errors import only_batches
 from numpyro_vi_ext.identity import Fingerprint, Path, Same, Unknown, fingerprint, package_of
 from numpyro_vi_ext.layout import Layout
+from numpyro_vi_ext.recording import Inputs
 from numpyro_vi_ext.tracing import Evaluation, Program
 
 Array = jax.Array
-Inputs = tuple[tuple[Array, ...], tuple[Array, ...]]  # argument data, closed-over arrays
 
 _CACHE_SIZE = 64
 

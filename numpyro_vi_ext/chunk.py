@@ -13,8 +13,8 @@ import numpy as np
 from numpyro_vi_ext.algorithm import Algorithm, Point, State, in_frame, is_finite
 from numpyro_vi_ext.blocks import in_blocks
 from numpyro_vi_ext.feeding import Fed, Feed
-from numpyro_vi_ext.model import Inputs
 from numpyro_vi_ext.objectives import Objective
+from numpyro_vi_ext.recording import Inputs
 from numpyro_vi_ext.tracing import Program
 
 Array = jax.Array

@@ -10,7 +10,8 @@ import numpy as np
 
 from numpyro_vi_ext.algorithm import Point
 from numpyro_vi_ext.blocks import in_blocks
-from numpyro_vi_ext.model import Inputs, Target
+from numpyro_vi_ext.model import Target
+from numpyro_vi_ext.recording import Inputs
 from numpyro_vi_ext.rerun import Outcome, Rerun
 from numpyro_vi_ext.tracing import Evaluation, Program
 

@@ -20,9 +20,10 @@ from numpyro_vi_ext.batching.plans import Plan, Stream
 from numpyro_vi_ext.batching.streaming import Flow
 from numpyro_vi_ext.batching.supply import Origin
 from numpyro_vi_ext.batching.total_size import scale_factor
-from numpyro_vi_ext.cache import Inputs, Target, find_traced
+from numpyro_vi_ext.cache import Target, find_traced
 from numpyro_vi_ext.errors import warn
 from numpyro_vi_ext.layout import Layout
+from numpyro_vi_ext.recording import Inputs
 from numpyro_vi_ext.tracing import Program
 
 Array = jax.Array

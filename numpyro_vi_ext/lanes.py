@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 from numpyro_vi_ext import evaluate, warmup
 from numpyro_vi_ext.algorithm import Algorithm, Point, State, in_frame, is_finite
 from numpyro_vi_ext.blocks import entries_at_once, in_blocks
-from numpyro_vi_ext.model import Inputs
 from numpyro_vi_ext.objectives import Density
+from numpyro_vi_ext.recording import Inputs
 from numpyro_vi_ext.simulating import Simulated
 from numpyro_vi_ext.tracing import Program, Values
 

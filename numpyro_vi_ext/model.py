@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_vi_ext.arguments import Arguments
-from numpyro_vi_ext.cache import Inputs, Target, find_target
+from numpyro_vi_ext.cache import Target, find_target
 from numpyro_vi_ext.feeding import Fed, find_fed
 from numpyro_vi_ext.layout import Site
+from numpyro_vi_ext.recording import Inputs
 from numpyro_vi_ext.seeds import Seed, as_key
 from numpyro_vi_ext.tracing import Evaluation
 

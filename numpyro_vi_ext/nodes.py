@@ -15,8 +15,8 @@ from numpyro_vi_ext.cache import Surroundings
 from numpyro_vi_ext.evaluate import evaluate_draw, over_draws, rerun_draw
 from numpyro_vi_ext.families.empirical import Histogram
 from numpyro_vi_ext.identity import Fingerprint, fingerprint, package_of
-from numpyro_vi_ext.model import Inputs, Target
-from numpyro_vi_ext.recording import Recorded
+from numpyro_vi_ext.model import Target
+from numpyro_vi_ext.recording import Inputs, Recorded
 from numpyro_vi_ext.rerun import Elsewhere, Rerun
 from numpyro_vi_ext.tracing import Program
 

@@ -13,6 +13,7 @@ from jax.interpreters import partial_eval
 from numpyro_vi_ext.cost import numbers_moved
 
 Array = jax.Array
+Inputs = tuple[tuple[Array, ...], tuple[Array, ...]]  # of compiled code: data, closed-over arrays
 
 
 class Recorded:

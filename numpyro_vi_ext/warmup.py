@@ -22,7 +22,7 @@ import numpy as np
 from numpyro_vi_ext.ascent import Round, Search
 from numpyro_vi_ext.curvature import Curvature
 from numpyro_vi_ext.families.base import DensityFamily
-from numpyro_vi_ext.model import Inputs
+from numpyro_vi_ext.recording import Inputs
 
 Array = jax.Array
 Report = Callable[[str], bool]  # is told what is going on; says whether to give up

@@ -10,7 +10,7 @@ import numpy as np
 
 from numpyro_vi_ext.batching.batches import Batch
 from numpyro_vi_ext.batching.streaming import Stream
-from numpyro_vi_ext.cache import Inputs
+from numpyro_vi_ext.recording import Inputs
 
 Array = jax.Array
 Origin = tuple[Stream, Any]  # and the key of a part
