@@ -9,14 +9,15 @@ import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-# Most of the time of a test goes into compiling what runs for a moment: without optimisation that
-# is three times as fast. XLA ends a process that is given a flag which it does not know.
+# Most of the time of most tests goes into compiling what runs for a moment: without optimisation
+# that is three times as fast. XLA ends a process that is given a flag which it does not know.
+FOR_A_MOMENT = ("not slow", "slow and compiles")
 NOT_OPTIMISED = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
 
 def pytest_configure(config):
-    """Compile without optimisation, but for the slow tests; before any worker starts."""
-    if "PYTEST_XDIST_WORKER" in os.environ or config.option.markexpr != "not slow":
+    """Compile without optimisation, but for tests that run for long; before any worker starts."""
+    if "PYTEST_XDIST_WORKER" in os.environ or config.option.markexpr not in FOR_A_MOMENT:
         return
     flags = f"{NOT_OPTIMISED} {os.environ.get('XLA_FLAGS', '')}"
     probe = [sys.executable, "-c", "import jax; jax.devices()"]

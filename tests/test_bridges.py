@@ -22,6 +22,8 @@ from zoo import CASES
 import numpyro_vi_ext as vi
 from numpyro_vi_ext.approximation import bridges
 
+pytestmark = pytest.mark.compiles
+
 ZOO = {case.name: case for case in CASES}
 KEY = jax.random.key(0)
 

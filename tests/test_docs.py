@@ -77,6 +77,7 @@ def code_of(page):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_code_of_the_page_on_using_a_fit_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
@@ -87,6 +88,7 @@ def test_code_of_the_page_on_using_a_fit_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_code_of_the_page_on_stein_methods_runs():
     names = {}
     exec(quick(code_of("stein.md")), names)
@@ -103,6 +105,7 @@ def test_code_of_the_page_on_minibatches_runs():
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_code_of_the_page_on_the_verdict_runs():
     names = {}
     exec(code_of("verdict.md"), names)  # with all its steps, for what is said of the results
@@ -115,6 +118,7 @@ def test_code_of_the_page_on_the_verdict_runs():
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_code_of_the_page_on_optimisation_runs():
     names = {}
     exec(code_of("optimisation.md"), names)

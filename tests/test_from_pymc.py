@@ -19,6 +19,8 @@ from numpyro import distributions as dist
 
 import numpyro_vi_ext as vi
 
+pytestmark = pytest.mark.compiles
+
 PAGE = (Path(__file__).parents[1] / "docs" / "from-pymc.md").read_text("utf-8")
 ROOTS = {"vi": vi, "np": np, "jnp": jnp, "jax": jax, "optax": optax, "pickle": pickle}
 KINDS = {  # what the variables of the tables are

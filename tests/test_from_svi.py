@@ -15,6 +15,8 @@ from test_from_pymc import read_rows, run
 
 import numpyro_vi_ext as vi
 
+pytestmark = pytest.mark.compiles
+
 PAGE = (Path(__file__).parents[1] / "docs" / "from-svi.md").read_text("utf-8")
 ROWS = read_rows(PAGE)
 FITTED = "value.steps == 10_000 and value.facts.warmup == ''"

@@ -15,6 +15,8 @@ import pytest
 
 import numpyro_vi_ext as vi
 
+pytestmark = pytest.mark.compiles
+
 DOCS = Path(__file__).parents[1] / "docs"
 QUIET = {"random_seed": 0, "progressbar": False}
 

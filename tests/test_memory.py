@@ -10,6 +10,8 @@ import pytest
 
 import numpyro_vi_ext as vi
 
+pytestmark = pytest.mark.compiles
+
 SCRIPT = """
 import gc, os
 import numpy as np, numpyro, numpyro.distributions as dist, optax

@@ -17,6 +17,8 @@ from numpyro.infer import MCMC, NUTS, Predictive
 import numpyro_vi_ext as vi
 from numpyro_vi_ext.traces import unconstrain_rows
 
+pytestmark = pytest.mark.compiles
+
 RNG = np.random.default_rng(3)
 CHAINS, DRAWS = 4, 15
 CASE = {case.name: case for case in zoo.CASES}
