@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro import primitives  # in this form: ArviZ 1.x puts off loading it, and so twice
+from numpyro.distributions import Distribution
 
 from numpyro_vi_ext.batching.minibatch import Minibatch
 from numpyro_vi_ext.batching.plans import Plan
@@ -146,7 +147,9 @@ class Arguments:
             else fingerprint(np.asarray(x) if isinstance(x, jax.Array) else x)
             for i, x in enumerate(leaves)
         ]
-        return (*(getattr(jax.config, s) for s in _SETTINGS), self.treedef, tuple(parts))
+        settings = [getattr(jax.config, name) for name in _SETTINGS]
+        checks = Distribution._validate_args  # as numpyro.enable_validation has set it
+        return (*settings, checks, self.treedef, tuple(parts))
 
     def is_comparable(self) -> bool:
         """Whether another call's `program_key` can be equal to this one's."""
