@@ -6,6 +6,7 @@ inputs. After that the model function is called again only for a start that is n
 means, and for values that are to be unconstrained.
 """
 
+import copy
 import functools
 import re
 from collections.abc import Callable, Sequence
@@ -14,8 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from numpyro import handlers
+from numpyro.distributions import constraints
 from numpyro.infer.initialization import init_to_mean
 from numpyro.infer.util import _unconstrain_reparam, compute_log_probs
+from numpyro.primitives import Messenger
 
 from numpyro_vi_ext.identity import Fingerprint, fingerprint
 from numpyro_vi_ext.layout import (
@@ -47,6 +50,32 @@ class Evaluation(NamedTuple):
     def sites(self) -> Values:
         """Values of all sites but the params."""
         return {**self.values, **self.observed}
+
+
+class _Unchecked(Messenger):
+    """Leaves out whether real values are numbers, which NumPyro's validation asks each time.
+
+    That is most of the time of a cheap likelihood. NaN and infinite data still give a log density
+    that is not finite.
+    """
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        """Before the log density is asked for."""
+        if msg["type"] != "sample":
+            return
+        support: Any = getattr(msg["fn"], "support", None)
+        while hasattr(support, "base_constraint"):
+            support = support.base_constraint
+        if support is constraints.real:
+            msg["fn"] = _unchecked(msg["fn"])
+
+
+def _unchecked(fn: Any) -> Any:
+    fn = copy.copy(fn)
+    fn._validate_args = False
+    if hasattr(fn, "base_dist"):
+        fn.base_dist = _unchecked(fn.base_dist)
+    return fn
 
 
 class Start(NamedTuple):
@@ -194,7 +223,7 @@ class Program:
         model = handlers.substitute(handlers.seed(self._fn, key), substitute_fn=latents)
         model = handlers.substitute(model, substitute_fn=self._params_at(theta))
         args, kwargs = self._rebuild(data)
-        log_prob, trace = compute_log_probs(model, args, kwargs, {})
+        log_prob, trace = compute_log_probs(_Unchecked(model), args, kwargs, {})
         names = [s.name for s in self.layout.latents]
         of_prior = {name for name in log_prob if self.layout.site_of(name) in names}
         computed = {name: value for name, (_, value) in deterministic_values(trace).items()}

@@ -341,6 +341,56 @@ def test_settings_of_jax_trace_anew():
     assert counted.runs == 3 * runs
 
 
+OBSERVED = {
+    "normal": dist.Normal(0.0, 1.0),
+    "event": dist.Normal(0.0, 1.0).expand([3]).to_event(1),
+    "student": dist.StudentT(3.0),
+    "matrix": dist.MultivariateNormal(jnp.zeros(3), jnp.eye(3)),
+    "masked": dist.Normal(0.0, 1.0).expand([3]).mask(jnp.array([True, False, True])),
+}
+
+
+@pytest.mark.parametrize("name", OBSERVED)
+def test_real_values_are_not_looked_at_at_each_evaluation(name):
+    """NumPyro asks of each number whether it is one; the density is the same without."""
+    fn = OBSERVED[name]
+
+    def model(y):
+        x = numpyro.sample("x", dist.Normal(0, 1))
+        numpyro.sample("y", fn, obs=y + 0 * x)
+
+    y = jnp.array([0.5, -1.0, 2.0])
+    bound = Model(model, y)
+    assert "inf:f32" not in str(jax.make_jaxpr(bound.log_density)(jnp.zeros(1)))
+    expected = dist.Normal(0, 1).log_prob(0.3) + fn.log_prob(y).sum()
+    np.testing.assert_allclose(bound.log_density(jnp.array([0.3])), expected, rtol=1e-6)
+    assert fn._validate_args  # the user's own object is as it was
+    for wrong in (jnp.nan, jnp.inf):
+        assert not np.isfinite(Model(model, y.at[0].set(wrong)).log_density(jnp.zeros(1)))
+
+
+def test_data_outside_of_a_support_have_no_density():
+    def model(y):
+        top = numpyro.sample("top", dist.LogNormal(0, 1))
+        numpyro.sample("y", dist.Uniform(0, top), obs=y)
+
+    bound = Model(model, 2.0)
+    assert np.isneginf(bound.log_density(jnp.zeros(1)))
+    assert np.isfinite(bound.log_density(jnp.ones(1)))
+
+
+def test_switching_validation_off_traces_anew():
+    def model(y):
+        rate = numpyro.sample("rate", dist.LogNormal(0, 1))
+        numpyro.sample("y", dist.Exponential(rate), obs=y)
+
+    bound = Model(model, -1.0)
+    assert np.isneginf(bound.log_density(jnp.zeros(1)))
+    with numpyro.validation_enabled(False):
+        assert np.isfinite(bound.log_density(jnp.zeros(1)))
+    assert np.isneginf(bound.log_density(jnp.zeros(1)))
+
+
 def test_old_target_keeps_the_values_it_was_traced_with():
     data = np.ones(3, np.float32)
 
