@@ -258,7 +258,10 @@ class Minibatch:
         return self._parts
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
-        raise TypeError("a Minibatch has no values of its own: make it an argument of the model")
+        raise TypeError(
+            "a Minibatch has no values of its own, and one batch would stay frozen in the array: "
+            "pass it to the model, or take .eval() for a batch and .shared for the full data"
+        )
 
 
 def _make_parts(arrays: Any, name: str | None, options: dict[str, Any]) -> tuple[Minibatch, ...]:
