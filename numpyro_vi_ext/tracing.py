@@ -61,16 +61,17 @@ class _Unchecked(Messenger):
 
     def process_message(self, msg: dict[str, Any]) -> None:
         """Before the log density is asked for."""
-        if msg["type"] != "sample":
-            return
-        support: Any = getattr(msg["fn"], "support", None)
-        while hasattr(support, "base_constraint"):
-            support = support.base_constraint
-        if support is constraints.real:
+        if msg["type"] == "sample":
             msg["fn"] = _unchecked(msg["fn"])
 
 
 def _unchecked(fn: Any) -> Any:
+    """The same distribution without the check, where its support is all real numbers."""
+    support: Any = getattr(fn, "support", None)
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    if support is not constraints.real:
+        return fn
     fn = copy.copy(fn)
     fn._validate_args = False
     if hasattr(fn, "base_dist"):
