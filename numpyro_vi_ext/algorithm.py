@@ -104,8 +104,6 @@ class Algorithm:
         Whether a step that is not finite is dropped, with all it would have changed.
     gives_up : bool
         Whether to stop if that happens too often.
-    looks_at_gradient : bool
-        Whether the loss of a step is made NaN where the gradient is not finite.
     """
 
     objective: Objective
@@ -113,7 +111,6 @@ class Algorithm:
     averaging: float | None = None
     skips: bool = False
     gives_up: bool = True
-    looks_at_gradient: bool = False
 
     def init(self, point: Point, key: Array, frame: DensityFamily | None = None) -> State:
         """State before the first step, at a point in the frame."""
@@ -125,13 +122,25 @@ class Algorithm:
 
     def step(self, state: State, eps: Array, density: Density) -> tuple[State, Array]:
         """One step in the frame, to which `density` belongs; the loss is that before it."""
+        after, loss = self.attempt(state, eps, density)
+        if not self.skips:
+            return after, loss
+        ok = jnp.isfinite(loss)
+        select = functools.partial(jax.tree.map, functools.partial(jnp.where, ok))
+        parts = "point", "average", "opt_state", "memory"
+        kept = {name: select(getattr(after, name), getattr(state, name)) for name in parts}
+        skipped = state.skipped + ~ok if self.gives_up else state.skipped
+        return dataclasses.replace(after, skipped=skipped, **kept), loss
+
+    def attempt(self, state: State, eps: Array, density: Density) -> tuple[State, Array]:
+        """The same, whatever comes of it; a loss of NaN tells of what `skips` would drop."""
         before: Any = state.point  # optax's types know no dataclasses
         loss, grads, memory = self.objective.loss_and_grad(
             before.q, before.theta, eps, density, state.memory
         )
         optimizer = optax.with_extra_args_support(self.optimizer)  # some look at the loss
         gradient: Any = Point(*grads)
-        if self.skips or self.looks_at_gradient:
+        if self.skips:
             loss = loss + _zero_of(gradient)
         updates, opt_state = optimizer.update(
             gradient, state.opt_state, before, value=loss, memory=state.memory
@@ -139,16 +148,8 @@ class Algorithm:
         point: Any = optax.apply_updates(before, updates)
         step = state.step + 1
         average = self._update_average(state.average, point, step)
-        moved: Any = (point, average, opt_state, memory)
-        skipped = state.skipped
-        if self.skips:
-            kept = (state.point, state.average, state.opt_state, state.memory)
-            ok = jnp.isfinite(loss)
-            moved = jax.tree.map(functools.partial(jnp.where, ok), moved, kept)
-            skipped = skipped + ~ok if self.gives_up else skipped
-        point, average, opt_state, memory = moved
-        after = State(point, average, opt_state, memory, step, state.key, skipped, state.frame)
-        return after, loss
+        key, skipped, frame = state.key, state.skipped, state.frame
+        return State(point, average, opt_state, memory, step, key, skipped, frame), loss
 
     def goes_on(self, state: State, loss: Array) -> Array:
         """Whether another step makes sense after one with this loss."""

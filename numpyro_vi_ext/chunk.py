@@ -225,11 +225,13 @@ class Chunk:
             self.model_key(state),
             scales=self._feed.scales,
         )
-        algorithm = self._algorithm
+        algorithm, density = self._algorithm, in_frame(density, frame)
         if self._drops_afterwards:
-            algorithm = dataclasses.replace(algorithm, skips=False, looks_at_gradient=True)
-        state, loss = algorithm.step(state, eps[i], in_frame(density, frame))
-        ok = algorithm.goes_on(state, loss)
+            state, loss = algorithm.attempt(state, eps[i], density)
+            ok = jnp.isfinite(loss)
+        else:
+            state, loss = algorithm.step(state, eps[i], density)
+            ok = algorithm.goes_on(state, loss)
         return carry._replace(state=state, losses=carry.losses.at[i].set(loss), ok=ok)
 
 
