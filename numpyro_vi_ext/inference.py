@@ -119,9 +119,7 @@ class Inference(abc.ABC):
             restarts=self._as_restarts(restarts, fed),
             place=self._place(warmup, obj_optimizer),
         )
-        run = plan.run(score)
-        if until_settled and not (score or run.watch.by_result):
-            raise ValueError("n='auto' goes by the losses of this fit: it needs score=True")
+        run = plan.run(score, until_settled)
         # Nothing above changed this object, so that a refused call leaves it as it was.
         self._approx, self._callbacks, self._past, self._run = approx, checked, past, run
         return self._train(run, n, progressbar, until_settled)

@@ -91,12 +91,14 @@ class Plan(NamedTuple):
     restarts: int = 1
     place: Place = Place()
 
-    def run(self, score: bool) -> Run:
+    def run(self, score: bool, until_settled: bool) -> Run:
         """The fit before its first step."""
         supply = Supply(self.fed.inputs, self.fed.origins)
         chunk, state = self._begin(self.point, self.place)
-        averaged = state.average is not None
-        watch = Watch(self.fed.program.layout, averaged or not self.objective.is_scored)
+        by_result = state.average is not None or not self.objective.is_scored
+        if until_settled and not (score or by_result):
+            raise ValueError("n='auto' goes by the losses of this fit: it needs score=True")
+        watch = Watch(self.fed.program.layout, by_result)
         run = Run(chunk, state, supply, score, watch)
         if self.warmup or self.restarts > 1:
             run.pending = lambda report: self._prepare(supply, report)
@@ -186,12 +188,15 @@ class Plan(NamedTuple):
             if warmup.report(f"Starts side by side, step {end}"):
                 return None
             state = chunk.side_by_side(state, inputs, end)
-        ended = state.framed_result, state.frame
-        ends = [jax.tree.map(operator.itemgetter(i), ended) for i in range(len(begun))]
-        return np.array([_elbo(warmup, point.through(frame)) for point, frame in ends])
+        q, thetas = jax.device_get(_out_of_frames(state.framed_result, state.frame))
+        found = []
+        for i, theta in enumerate(thetas):  # each with the params of the model that it came to
+            place = operator.itemgetter((slice(i, i + 1), None))
+            found.append(warmup._replace(theta=theta).elbo(jax.tree.map(place, q))[0, 0])
+        return np.array(found)
 
 
-def _elbo(warmup: Warmup, point: Point) -> float:
-    """With the params of the model that go with it."""
-    stacked = jax.tree.map(lambda x: x[None, None], point.q)
-    return warmup._replace(theta=point.theta).elbo(stacked)[0, 0]
+@jax.jit
+def _out_of_frames(point: Point, frame: DensityFamily | None) -> Point:
+    """Several points out of their frames."""
+    return jax.vmap(Point.through)(point, frame)

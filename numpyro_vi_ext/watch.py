@@ -51,15 +51,14 @@ class Watch:
     """
 
     def __init__(self, layout: Layout, by_result: bool) -> None:
-        self._layout = layout
-        self.by_result: bool = by_result
+        self._layout, self._by_result = layout, by_result
         self._trail: list[Mark] = []
         self._losses, self._plateau = Losses(), Plateau(min_steps=LEAST_STEPS)
 
     @property
     def settled(self) -> str:
         """What it means that a fit has come to rest."""
-        return _NOTHING_MOVES if self.by_result else _LOSS_IS_FLAT
+        return _NOTHING_MOVES if self._by_result else _LOSS_IS_FLAT
 
     def rewind(self, step: int) -> None:
         """Forget what was seen beyond a step."""
@@ -68,7 +67,7 @@ class Watch:
 
     def look(self, step: int, state: State, losses: np.ndarray | None) -> bool:
         """Look at the fit at a mark; whether it has come to rest."""
-        if not self.by_result:
+        if not self._by_result:
             return losses is not None and self._plateau.reached(losses)
         self._trail = kept([*self._trail, self._mark(step, state)])
         return motion(self._trail, self._read(losses)).settled
@@ -77,7 +76,7 @@ class Watch:
         """What to say of the fit if it ends at this step."""
         if step < _LEAST_SEEN:
             return Seen("")
-        if not self.by_result:
+        if not self._by_result:
             return self._judge_losses(losses)
         trail = self._trail
         if not trail or trail[-1][0] < step:
