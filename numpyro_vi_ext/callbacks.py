@@ -111,14 +111,14 @@ class CheckLossConvergence:
 
     Over the last part of the T steps taken, the losses are fitted by
 
-    .. math:: \ell(t) = a + b\, T / t + \text{noise},
+    .. math:: \ell(t) = a + b\, (T / t)^p + \text{noise},
 
-    so that b is the fall still to come of a loss that goes on like 1/t; one that falls faster has
-    less. The loss is flat if :math:`\max(b, 0) + 1.5\,\mathrm{se}(b)` is below a tolerance: the
-    largest of ``rel_tol`` times the fall so far, what float32 resolves, and, from step 1,000 on,
-    0.07 standard deviations of a single loss. One of the windows from T/1.4, T/2 and T/4 has to
-    say so, and none that the loss rises. The fit stops when the loss has been flat while the steps
-    grew by 4 %.
+    with p = 1, or with p = 2 where that fits clearly better, so that b is the fall still to come if
+    the loss goes on like that; one that falls faster has less. The loss is flat if
+    :math:`\max(b, 0) + 1.5\,\mathrm{se}(b)` is below a tolerance: the largest of ``rel_tol`` times
+    the fall so far, what float32 resolves, and, from step 1,000 on, 0.07 standard deviations of a
+    single loss. One of the windows from T/1.4, T/2 and T/4 has to say so, and none that the loss
+    rises. The fit stops when the loss has been flat while the steps grew by 4 %.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ class CheckLossConvergence:
     >>> for i in range(1, losses.size + 1):
     ...     check(None, losses[:i], i)
     Traceback (most recent call last):
-    numpyro_vi_ext.errors.Converged: Loss convergence achieved at 4000
+    numpyro_vi_ext.errors.Converged: Loss convergence achieved at 3600
     """
 
     def __init__(self, rel_tol: float = REL_TOL, min_steps: int = 200, every: int = 100) -> None:

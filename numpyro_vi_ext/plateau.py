@@ -14,6 +14,7 @@ _NOISE_TOL = 0.07  # standard deviations of a single loss: an improvement that c
 _NOISE_KNOWN = 1000  # ... from this step on
 _RESOLUTION = 1.2e-7  # of float32, of the loss: an improvement that counts as none
 _Z, _Z_CLEAR = 1.5, 2.0  # standard errors on the safe side; those of a clear trend
+_FASTER = 2.0  # noise variances: how much better a fall like 1/t**2 has to fit than one like 1/t
 _NEXT_CHECK, _HOLD = 1.02, 1.04  # ratios of steps: from check to check, and of a plateau
 
 
@@ -23,7 +24,7 @@ class Trend(NamedTuple):
     Parameters
     ----------
     ahead : float
-        The improvement that is left, if the loss goes on falling like 1/t; negative if it rises.
+        The improvement that is left, if the loss goes on falling as it does; negative if it rises.
     error : float
         Its standard error.
     tolerance : float
@@ -57,12 +58,14 @@ class Losses:
     quartiles of their page are clipped, and means of 10 are kept. Over a window that ends at the
     last step T, these are averaged in up to 16 blocks of equal length, and
 
-    .. math:: \ell(t) = a + b\, T / t + \text{noise}
+    .. math:: \ell(t) = a + b\, (T / t)^p + \text{noise}
 
-    is fitted by least squares. If the loss goes on like that, b is the improvement ahead: what is
-    left of a fall like 1/t, more than what is left of a faster one, and p times what is left of a
-    fall like :math:`t^{-p}`. The noise of a block is estimated from the differences of neighbours
-    (von Neumann 1941), which neither the trend nor much of a correlation enters.
+    is fitted by least squares, with p = 1, or with p = 2 where the sum of squares is then less by
+    two variances of a block. If the loss goes on like that, b is the improvement ahead; if it falls
+    like :math:`t^{-q}`, b is q / p times what is left. The noise of a block is estimated from the
+    differences of neighbours (von Neumann 1941), which neither the trend nor much of a correlation
+    enters. The error of b is that of p = 1 in this noise: that a fall was steep does not make what
+    is left of it better known.
 
     An improvement counts as none below ``rel_tol`` times the fall so far, what float32 resolves,
     or, from step 1,000 on, 0.07 standard deviations of a single loss. Windows begin at T/1.4, T/2
@@ -143,7 +146,7 @@ class Losses:
         return bool(trends) and all(t.is_falling for t in trends)
 
     def _trend(self, window: int) -> Trend | None:
-        """Fit a + b T / t over the last runs, `window` of them at most."""
+        """Fit a + b (T / t)^p over the last runs, `window` of them at most."""
         n = self.steps // _RUN
         length = -(-window // _BLOCKS)
         blocks = window // length
@@ -151,17 +154,36 @@ class Losses:
         y = self._means[used].reshape(blocks, length).mean(axis=1)
         if self._start is None or not np.isfinite(y).all():
             return None
-        x = n / (n - length * (np.arange(blocks)[::-1] + 0.5))
-        x, level = x - x.mean(), y.mean()
-        b = x @ (y - level) / (x @ x)
-        residual = np.diff(y) - b * np.diff(x)
-        error = math.sqrt(np.mean(residual**2) / 2 / (x @ x))
+        ratio = n / (n - length * (np.arange(blocks)[::-1] + 0.5))
+        line, faster = _Line.fit(ratio, y), _Line.fit(ratio**2, y)
+        spread = line.spread  # of p = 1, whichever is taken
+        if line.misfit - faster.misfit > _FASTER * faster.noise:
+            line = faster
+        error = math.sqrt(line.noise / spread)
         fall = max(self._start - y[-blocks // 4 :].mean(), 0.0)
         noise = math.sqrt(self._variances[used].mean())
-        least = _RESOLUTION * abs(level)
+        least = _RESOLUTION * abs(y.mean())
         if self.steps >= _NOISE_KNOWN:
             least = max(least, _NOISE_TOL * noise)
-        return Trend(float(b), error, max(self.rel_tol * fall, least))
+        return Trend(line.slope, error, max(self.rel_tol * fall, least))
+
+
+class _Line(NamedTuple):
+    """A straight line through values y at x, by least squares."""
+
+    slope: float
+    spread: float  # sum of squares of x about its mean
+    misfit: float  # of the residuals
+    noise: float  # variance of a residual, from the differences of neighbours
+
+    @classmethod
+    def fit(cls, x: np.ndarray, y: np.ndarray) -> "_Line":
+        x, y = x - x.mean(), y - y.mean()
+        spread = float(x @ x)
+        slope = float(x @ y) / spread
+        residual = y - slope * x
+        noise = float(np.mean(np.diff(residual) ** 2)) / 2
+        return cls(slope, spread, float(residual @ residual), noise)
 
 
 def _clip(pages: np.ndarray) -> np.ndarray:

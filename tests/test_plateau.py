@@ -23,24 +23,33 @@ def test_the_excess_of_1_over_t_is_found_exactly():
         assert trend.error < 1e-3
 
 
-def test_the_fit_is_that_of_numpy_polyfit():
-    values = np.random.default_rng(0).normal(size=8000) + 1e4 / (T + 500)
-    trend = losses_of(values).trends()[-1]
-    # The window is the last 600 of 800 means of ten, in blocks of 38, of which 15 are whole.
+def by_polyfit(values, p):
+    """Slope over (T / t)^p, and its error: the last 600 of 800 means of ten, in 15 blocks of 38."""
     blocks = values[2300:].reshape(15, 380).mean(axis=1)  # nothing to clip
     x = 8000 / (2300 + 380 * (np.arange(15) + 0.5))
-    slope, _ = np.polyfit(x, blocks, 1)
-    noise = np.diff(blocks - slope * x)
-    assert trend.ahead == pytest.approx(slope, rel=0.02)
-    assert trend.error == pytest.approx(
-        np.sqrt(np.mean(noise**2) / 2 / np.sum((x - x.mean()) ** 2)), rel=0.05
-    )
+    slope, _ = np.polyfit(x**p, blocks, 1)
+    noise = np.diff(blocks - slope * x**p)
+    return slope, np.sqrt(np.mean(noise**2) / 2 / np.sum((x - x.mean()) ** 2))
 
 
-@pytest.mark.parametrize("p", [0.5, 2.0])
-def test_other_powers_have_p_times_their_excess(p):
-    short = losses_of((T / 8000) ** -p).trends()[0]
-    assert 0.9 * p < short.ahead < 1.25 * p
+# In a noise of 1,000 the steep fall cannot be told from one like 1/t.
+@pytest.mark.parametrize(("q", "noise", "p"), [(1, 1.0, 1), (2, 1.0, 2), (2, 1000.0, 1)])
+def test_the_fit_is_that_of_numpy_polyfit(q, noise, p):
+    values = noise * np.random.default_rng(0).normal(size=8000) + 10 * (T / 8000) ** -float(q)
+    trend = losses_of(values).trends()[-1]
+    assert trend[:2] == pytest.approx(by_polyfit(values, p), rel=1e-6)
+
+
+def test_the_excess_of_1_over_t_squared_is_found_exactly():
+    # (500 / 2550)**2 / 4, of the first block: a mean of 1/t^2 is above that at the middle.
+    excess = [trend.ahead for trend in losses_of(5 + (T / 8000) ** -2.0).trends()]
+    assert excess == pytest.approx([1, 1, 1], rel=0.01)
+
+
+@pytest.mark.parametrize(("q", "p"), [(0.5, 1), (3.0, 2)])
+def test_other_powers_q_have_q_over_p_times_their_excess(q, p):
+    short = losses_of((T / 8000) ** -q).trends()[0]
+    assert 0.9 * q / p < short.ahead < 1.25 * q / p
 
 
 def test_a_line_and_an_exponential():
