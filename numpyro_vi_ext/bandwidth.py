@@ -75,7 +75,7 @@ class Constant:
         return self.value
 
 
-class Found(NamedTuple):
+class LastMedian(NamedTuple):
     """The last median that was found, and the points it belongs to."""
 
     median: Array
@@ -92,22 +92,22 @@ class MedianHeuristic(Bandwidth):
     square of the two middle ones.
     """
 
-    def init(self, x: Array) -> Found:
+    def init(self, x: Array) -> LastMedian:
         spread = _mean_of_squares(x)
         one, nowhere = jnp.ones((), x.dtype), jnp.full_like(x, jnp.inf)  # so it is looked for
-        return Found(spread, one, nowhere)
+        return LastMedian(spread, one, nowhere)
 
-    def choose(self, x: Array, memory: Found) -> tuple[Array, Found]:
+    def choose(self, x: Array, memory: LastMedian) -> tuple[Array, LastMedian]:
         n, x = x.shape[0], jax.lax.stop_gradient(x)
         spread = _mean_of_squares(x)
         exact, tiny = n <= _EXACT_POINTS, jnp.finfo(x.dtype).tiny
         tolerance = 0.0 if exact else _TOLERANCE
 
-        def look(found: Found) -> Found:
+        def look(found: LastMedian) -> LastMedian:
             last = jnp.where(found.median > 0, found.median, spread)
             guess = last * jnp.clip(found.change, 0.5, 2)
             median = median_of_squares(x, guess, tolerance)
-            return Found(median, median / jnp.maximum(found.median, tiny), x)
+            return LastMedian(median, median / jnp.maximum(found.median, tiny), x)
 
         if exact:
             found = look(memory)

@@ -23,7 +23,7 @@ _MOST_NUMBERS = 2**23  # that all points may fill
 _DENSE = -2.0  # log density against the centre's, from which on a point counts as found
 
 
-class Found(NamedTuple):
+class Peak(NamedTuple):
     """The densest point that was found."""
 
     coordinate: int  # that changed most, in sds
@@ -31,7 +31,7 @@ class Found(NamedTuple):
     log_ratio: float  # its log density, less that of the centre it was pushed from
 
 
-def look_beyond(target: Target, point: Point, key: Array, count: int) -> Found | None:
+def look_beyond(target: Target, point: Point, key: Array, count: int) -> Peak | None:
     """Look at points far from q; None if the posterior has next to no density at any of them.
 
     In one dimension another mode is found if it is within some 60 sds and not much narrower than
@@ -56,7 +56,7 @@ def look_beyond(target: Target, point: Point, key: Array, count: int) -> Found |
         return None
     moved = np.abs(np.asarray(pushed[best] - centres[best])) / point.q.std()
     coordinate = int(np.argmax(moved))
-    return Found(coordinate, float(moved[coordinate]), float(rise[best]))
+    return Peak(coordinate, float(moved[coordinate]), float(rise[best]))
 
 
 @functools.partial(jax.jit, static_argnums=2)

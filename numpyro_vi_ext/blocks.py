@@ -1,13 +1,14 @@
 """``jax.vmap`` in blocks of bounded memory."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr  # pyright: ignore[reportPrivateImportUsage]
 from jax.interpreters import partial_eval
+
+from numpyro_vi_ext.programs import operations
 
 BLOCK_NUMBERS = 2**22  # numbers that one block may fill
 
@@ -53,7 +54,7 @@ def entries_at_once(one: Callable[[Any], Any], xs: Any) -> int:
     forever.
     """
     example = jax.tree.map(lambda x: jax.typeof(x).update(shape=x.shape[1:]), xs)
-    names = {equation.primitive.name for equation in _equations(_needed(one, example))}
+    names = {operation.primitive.name for operation in operations(_needed(one, example))}
     if jax.default_backend() == "cpu" and names & _LAPACK:
         return 1
     return max(1, BLOCK_NUMBERS // _numbers(one, example))
@@ -62,7 +63,7 @@ def entries_at_once(one: Callable[[Any], Any], xs: Any) -> int:
 def _numbers(one: Callable[[Any], Any], example: Any) -> int:
     """Numbers in the results of one call, and in the largest array on the way to them."""
     needed = _needed(one, example)
-    sizes = [_size(x) for equation in _equations(needed) for x in equation.outvars]
+    sizes = [_size(x) for operation in operations(needed) for x in operation.outvars]
     return max(1, sum(map(_size, needed.outvars)) + max([0, *sizes]))
 
 
@@ -70,15 +71,6 @@ def _needed(one: Callable[[Any], Any], example: Any) -> Any:
     """The JAX program of one call, without what its results do not need."""
     closed = jax.make_jaxpr(one)(example)
     return partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))[0]
-
-
-def _equations(jaxpr: Any) -> Iterator[Any]:
-    """All operations of a JAX program, at any depth."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for part in jax.tree.leaves(equation.params, is_leaf=lambda x: isinstance(x, ClosedJaxpr)):
-            if isinstance(part, ClosedJaxpr | Jaxpr):
-                yield from _equations(getattr(part, "jaxpr", part))
 
 
 def _size(var: Any) -> int:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from numpyro_vi_ext.blocks import in_blocks
+from numpyro_vi_ext.programs import operations
 
 Array = jax.Array
 
@@ -78,17 +79,10 @@ def _can_be_run(forward: Callable[[Array], Array], z: Array) -> bool:
     missing is an operation of its own.
     """
     try:
-        return "custom_lin" not in _operations(jax.make_jaxpr(forward)(z).jaxpr)
+        found = operations(jax.make_jaxpr(forward)(z))
     except TypeError:
         return False
-
-
-def _operations(jaxpr: Any) -> set[str]:
-    """Names of the operations in a JAX program, at any depth."""
-    found = {eqn.primitive.name for eqn in jaxpr.eqns}
-    is_program = lambda x: hasattr(x, "eqns")  # noqa: E731
-    parts = [jax.tree.leaves(eqn.params, is_leaf=is_program) for eqn in jaxpr.eqns]
-    return found.union(*(_operations(x) for part in parts for x in part if is_program(x)))
+    return all(operation.primitive.name != "custom_lin" for operation in found)
 
 
 def whiten(hessian: Array) -> Curvature:

@@ -17,7 +17,7 @@ from numpyro_vi_ext.dispatch import Callbacks
 from numpyro_vi_ext.feeding import Fed
 from numpyro_vi_ext.model import Model
 from numpyro_vi_ext.objectives import Objective
-from numpyro_vi_ext.preparation import Place, Plan
+from numpyro_vi_ext.preparation import Place, Setup
 from numpyro_vi_ext.run import Run
 from numpyro_vi_ext.seeds import Seed, as_key, describe_key
 from numpyro_vi_ext.training import MOST_STEPS, train
@@ -44,7 +44,7 @@ class Inference(abc.ABC):
     method: ClassVar[str]  # its name in `fit`, and among the facts of an approximation
     _approx: Approximation
     _objective: Objective
-    _default: ClassVar[Default] = GAUSSIAN  # how it is optimised if the user names no optimizer
+    _default: Default = GAUSSIAN  # how it is optimised if the user names no optimizer
     _key: jax.Array
     _seed: int | str  # what makes the key
     _run: Run | None
@@ -111,7 +111,7 @@ class Inference(abc.ABC):
         fed = approx.model.fed(approx.target, (approx.mean, approx.point.theta), total_size)
         past = self._losses()
         key = jax.random.fold_in(self._key, len(past))
-        plan = Plan(fed, approx.point, key, objective, self._default)._replace(
+        setup = Setup(fed, approx.point, key, objective, self._default)._replace(
             obj_optimizer=obj_optimizer,
             max_norm=total_grad_norm_constraint,
             skips=_as_skips(on_nonfinite),
@@ -119,7 +119,7 @@ class Inference(abc.ABC):
             restarts=self._as_restarts(restarts, fed),
             place=self._place(warmup, obj_optimizer),
         )
-        run = plan.run(score, until_settled)
+        run = setup.run(score, until_settled)
         # Nothing above changed this object, so that a refused call leaves it as it was.
         self._approx, self._callbacks, self._past, self._run = approx, checked, past, run
         return self._train(run, n, progressbar, until_settled)
@@ -177,11 +177,11 @@ class Inference(abc.ABC):
     @property
     def _compares(self) -> bool:
         """Whether there is an ELBO by which starts can be compared."""
-        return self._default.framed is not None and getattr(self._objective, "beta", 1.0) > 0
+        return self._default.framed is not None
 
     def _place(self, warmup: Any, obj_optimizer: Any) -> Place:
         """The frame of the steps, if it is known."""
-        if warmup != "auto" or obj_optimizer is not None or self._default.framed is None:
+        if warmup != "auto" or obj_optimizer is not None or not self._compares:
             return Place()
         facts, run = self._approx.facts, self._run
         if run is not None and run.state.frame is not None:

@@ -10,7 +10,7 @@ from numpyro_vi_ext.approximation.empirical import Empirical
 from numpyro_vi_ext.approximation.gaussian import DensityApproximation, FullRank, MeanField
 from numpyro_vi_ext.approximation.results import Approximation
 from numpyro_vi_ext.checks import as_count, as_number, as_positive
-from numpyro_vi_ext.defaults import PARTICLES, WARMED
+from numpyro_vi_ext.defaults import GAUSSIAN, PARTICLES, WARMED
 from numpyro_vi_ext.estimators import Estimator, as_estimator
 from numpyro_vi_ext.inference import Inference, check_same_model
 from numpyro_vi_ext.kernels import Kernel, as_kernel, rbf
@@ -132,6 +132,8 @@ class KLqp(Inference):
     ) -> None:
         _check_density(approx, "KLqp")
         objective = Elbo(beta=as_number(beta, "beta", 0), estimator=as_estimator(estimator))
+        if objective.beta == 0:  # q shrinks to a point: there is no ELBO to compare starts by
+            self._default = GAUSSIAN
         self._begin(approx, objective, random_seed)
 
 

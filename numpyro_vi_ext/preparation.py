@@ -52,7 +52,7 @@ class Place(NamedTuple):
     curvature: Curvature | None = None
 
 
-class Plan(NamedTuple):
+class Setup(NamedTuple):
     """What is fixed when a fit is asked for.
 
     Parameters

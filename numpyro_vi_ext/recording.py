@@ -10,7 +10,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 from jax.interpreters import partial_eval
 
-from numpyro_vi_ext.cost import numbers_moved
+from numpyro_vi_ext.programs import numbers_moved
 
 Array = jax.Array
 Inputs = tuple[tuple[Array, ...], tuple[Array, ...]]  # of compiled code: data, closed-over arrays

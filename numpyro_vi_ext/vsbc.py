@@ -14,7 +14,7 @@ from numpyro_vi_ext.fitting import _inference, _merge
 from numpyro_vi_ext.inference import Inference, _as_skips, _as_steps
 from numpyro_vi_ext.lanes import Lane, run_lanes
 from numpyro_vi_ext.model import as_model
-from numpyro_vi_ext.preparation import Plan
+from numpyro_vi_ext.preparation import Setup
 from numpyro_vi_ext.seeds import Seed, as_key
 from numpyro_vi_ext.simulating import Simulated, simulate
 
@@ -113,12 +113,12 @@ def vsbc(
     bound = as_model(model, model_args, model_kwargs)
     found = simulate(bound, observed, var_names, prior_key, simulations)
     inference = _base(found, method, _merge({"random_seed": base_key}, inf_kwargs))
-    plan = _plan(found, inference, base_key, obj_n_mc)
-    plan = plan._replace(obj_optimizer=obj_optimizer, max_norm=total_grad_norm_constraint)
-    plan = plan._replace(skips=_as_skips(on_nonfinite))
+    setup = _setup(found, inference, base_key, obj_n_mc)
+    setup = setup._replace(obj_optimizer=obj_optimizer, max_norm=total_grad_norm_constraint)
+    setup = setup._replace(skips=_as_skips(on_nonfinite))
     warm = inference._warms_up(warmup, obj_optimizer)
-    lane = _lane(plan, found, warm, draws)
-    ranks, ok = run_lanes(lane, plan.point, found, n, key, progressbar)
+    lane = _lane(setup, found, warm, draws)
+    ranks, ok = run_lanes(lane, setup.point, found, n, key, progressbar)
     return _judge(ranks, ok, found, draws, f"{inference.method}, {n:,d} steps")
 
 
@@ -157,16 +157,16 @@ def _base(found: Simulated, method: Any, options: dict[str, Any]) -> Inference:
         raise error
 
 
-def _plan(found: Simulated, inference: Inference, key: Array, obj_n_mc: int | None) -> Plan:
+def _setup(found: Simulated, inference: Inference, key: Array, obj_n_mc: int | None) -> Setup:
     """How each fit begins; with the parts that only a method knows."""
     target, point = inference.approx.target, inference.approx.point
     fed = Fed(found.program, Feed(), (found.data, target.program.evaluate.constants))
     objective = inference._objective.configure(obj_n_mc, inference._objective.is_scored)
-    return Plan(fed=fed, point=point, key=key, objective=objective, default=inference._default)
+    return Setup(fed=fed, point=point, key=key, objective=objective, default=inference._default)
 
 
-def _lane(plan: Plan, found: Simulated, warm: bool, draws: int) -> Lane:
-    family = type(plan.point.q)
-    objective: Any = plan.objective  # an Elbo, where there is a warm-up
-    search = search_for(plan.fed, objective, family) if warm else None
-    return Lane(found.program, found.changed, plan.algorithm(warm), search, draws)
+def _lane(setup: Setup, found: Simulated, warm: bool, draws: int) -> Lane:
+    family = type(setup.point.q)
+    objective: Any = setup.objective  # an Elbo, where there is a warm-up
+    search = search_for(setup.fed, objective, family) if warm else None
+    return Lane(found.program, found.changed, setup.algorithm(warm), search, draws)

@@ -9,7 +9,7 @@ import pytest
 
 import numpyro_vi_ext as vi
 from numpyro_vi_ext import bandwidth, blocks
-from numpyro_vi_ext.bandwidth import Constant, Found, Given, MedianHeuristic, as_bandwidth
+from numpyro_vi_ext.bandwidth import Constant, Given, LastMedian, MedianHeuristic, as_bandwidth
 
 HEURISTIC = MedianHeuristic()
 CHOOSE = jax.jit(HEURISTIC.choose)  # one of its own: the others must not trace it differently
@@ -290,7 +290,7 @@ def test_equality():
     assert as_bandwidth(2) != as_bandwidth(3)
     assert as_bandwidth(jnp.var) == as_bandwidth(jnp.var) != as_bandwidth(jnp.mean)
     assert hash(as_bandwidth(0.1)) == hash(as_bandwidth(0.1))
-    assert isinstance(MedianHeuristic().init(jnp.zeros((3, 1))), Found)
+    assert isinstance(MedianHeuristic().init(jnp.zeros((3, 1))), LastMedian)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpyro.distributions as dist
 
 import numpyro_vi_ext as vi
 from numpyro_vi_ext import effort
-from numpyro_vi_ext.cost import numbers_moved
+from numpyro_vi_ext.programs import numbers_moved
 
 
 def moved(fn, *args):

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 
 # Lowest first. A module may import from rows above its own here, and from its own row.
 LAYERS = (
-    {"blocks", "checks", "cost", "errors", "seeds"},
+    {"blocks", "checks", "errors", "programs", "seeds"},
     {
         "additivity",
         "arguments",

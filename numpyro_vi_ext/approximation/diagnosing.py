@@ -9,7 +9,7 @@ import numpy as np
 from numpyro import diagnostics
 
 from numpyro_vi_ext import advice, beyond, evaluate, stein, weights
-from numpyro_vi_ext.advice import Density, History, Judgement, Rows
+from numpyro_vi_ext.advice import Draws, Judgement, Past, Rows
 from numpyro_vi_ext.approximation.base import ApproximationBase, Facts
 from numpyro_vi_ext.layout import Layout
 from numpyro_vi_ext.shape import Shape, find_shape
@@ -32,7 +32,7 @@ def diagnose_density(approx: ApproximationBase, key: Array, draws: int) -> Verdi
     is_random = target.program.is_random
     effective = np.nan if is_random else 1 / float(np.sum(found.smoothed**2))
     steps = np.spacing(np.abs(point.q.mean())) / point.q.std()  # between neighbouring numbers
-    seen = Density(
+    seen = Draws(
         khat=found.khat,
         threshold=found.threshold,
         effective=effective / draws,
@@ -51,7 +51,7 @@ def diagnose_density(approx: ApproximationBase, key: Array, draws: int) -> Verdi
     elbo, se = evaluate.mean_and_error(found.log_weights)
     numbers = {"khat": None if is_random else found.khat, "khat_threshold": found.threshold}
     numbers |= {"elbo": elbo, "elbo_se": se, "draws": draws, "effective": effective}
-    judged = advice.judge_density(seen, _history(approx.facts))
+    judged = advice.judge_density(seen, _past(approx.facts))
     table = _table(layout, shift, ratio)
     return _verdict(approx, judged, numbers, table[:0] if is_random else table)
 
@@ -81,7 +81,7 @@ def diagnose_rows(approx: ApproximationBase, draws: int) -> Verdict:
         shift=_worst(layout, surely, np.abs(surely)),
         effective=None if sizes is None else _worst(layout, sizes, -sizes),
     )
-    judged = advice.judge_rows(seen, _history(approx.facts))
+    judged = advice.judge_rows(seen, _past(approx.facts))
     numbers = dict.fromkeys(("khat", "khat_threshold", "elbo", "elbo_se"))
     numbers |= {"draws": len(taken), "effective": float(size)}
     ratio = 1 / np.sqrt(np.clip(spread, 1e-4, 1e4))
@@ -180,8 +180,8 @@ def _table(layout: Layout, shift: np.ndarray, ratio: np.ndarray) -> Any:
     return pd.DataFrame(columns, index=pd.Index([name for name, _ in places], name="site"))
 
 
-def _history(facts: Facts) -> History:
-    return History(_is_moving(facts), facts.status, facts.step, facts.skipped, facts.optima)
+def _past(facts: Facts) -> Past:
+    return Past(_is_moving(facts), facts.status, facts.step, facts.skipped, facts.optima)
 
 
 def _is_moving(facts: Facts) -> bool | None:
