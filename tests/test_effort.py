@@ -37,10 +37,12 @@ def test_a_branch_is_looked_into():
 
 
 def test_the_more_it_costs_the_less_is_done():
-    found = [effort.effort_for(moved, 100) for moved in (10**4, 10**6, 3 * 10**6, 10**8)]
+    costs = 10**4, 2 * 10**5, 3 * 10**6, 10**8
+    found = [effort.effort_for(moved, 100) for moved in costs]
     assert [e.starts for e in found] == [4, 4, 1, 1]
-    assert [e.averages for e in found] == [10, 0, 0, 0]
-    assert [e.dense for e in found] == [True, True, True, False]
+    assert [e.averages for e in found] == [10, 10, 0, 0]
+    assert [e.dense for e in found] == [True, True, False, False]
+    assert [e.once for e in found] == [True, True, True, False]
     assert [e.probes for e in found] == [0, 0, 0, 10]
     assert [e.pairs for e in found] == [32, 32, 20, 4]
     many = effort.effort_for(10**4, 5000)
@@ -50,6 +52,7 @@ def test_the_more_it_costs_the_less_is_done():
 def test_a_model_that_costs_much(monkeypatch):
     """One start, a diagonal from eight directions, four pairs of draws: still the optimum."""
     monkeypatch.setattr(effort, "WORK", 1.0)
+    monkeypatch.setattr(effort, "ROUND", 1.0)
     scales = np.logspace(-3, 3, 7)
 
     def model(scales):
@@ -65,6 +68,7 @@ def test_a_model_that_costs_much(monkeypatch):
 
 def test_calibration_of_a_model_that_costs_much(monkeypatch):
     monkeypatch.setattr(effort, "WORK", 1.0)
+    monkeypatch.setattr(effort, "ROUND", 1.0)
 
     def model(y):
         mu = numpyro.sample("mu", dist.Normal(0, 1))
