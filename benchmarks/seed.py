@@ -103,7 +103,7 @@ def svgd(n: int = 1000, steps: int = 300, few: int = 20) -> Loops:
 def on_iris() -> Loops:
     X, _, y, _ = iris_data()
     X = X.astype("float32")
-    return advi("iris", _densities.softmax_regression, 15, softmax_regression, 20_000, 5000, X, y)
+    return advi("iris", _densities.softmax_regression, 15, softmax_regression, 100_000, 5000, X, y)
 
 
 WORKLOADS: dict[str, Callable[[], Loops]] = {

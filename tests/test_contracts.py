@@ -338,6 +338,7 @@ def test_nothing_above_the_diagonal_moves():
     assert np.all(np.tril(np.asarray(raw), -1)[1:, 0] != 0)
 
 
+@pytest.mark.slow
 def test_full_rank_in_many_dimensions():
     ndim = 200
     factor = np.random.default_rng(0).normal(size=(ndim, 2 * ndim)) / np.sqrt(2 * ndim)

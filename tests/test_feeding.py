@@ -350,7 +350,10 @@ def test_posterior_is_that_of_the_full_data(method):
 
 @pytest.mark.parametrize(
     ("method", "options", "low", "high"),
-    [("svgd", {"inf_kwargs": {"n_particles": 50}}, 0.7, 2.0), ("asvgd", {}, 0.7, 1.2)],
+    [
+        ("svgd", {"inf_kwargs": {"n_particles": 50}}, 0.7, 2.0),
+        pytest.param("asvgd", {}, 0.7, 1.2, marks=pytest.mark.slow),
+    ],
 )
 def test_stein_methods_take_minibatches(method, options, low, high):
     """The noise of the batches widens particles, which are not averaged."""

@@ -337,7 +337,13 @@ def test_correlated_gaussian():
 
 
 @pytest.mark.parametrize(
-    ("mean", "sd", "steps"), [(10, 1, 1000), (0, 1e-3, 2000), (10, 1e-3, 2000), (1000, 1, 10_000)]
+    ("mean", "sd", "steps"),
+    [
+        (10, 1, 1000),
+        (0, 1e-3, 2000),
+        pytest.param(10, 1e-3, 2000, marks=pytest.mark.slow),
+        pytest.param(1000, 1, 10_000, marks=pytest.mark.slow),
+    ],
 )
 def test_the_default_optimizer_gets_there(mean, sd, steps):
     approx = svgd(far(mean, sd), 100).fit(steps, **QUIET)
