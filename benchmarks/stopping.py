@@ -3,10 +3,11 @@
 Every fit runs for the whole budget; what the rules would have done is read off its record, so that
 one record serves all of them. There are fits with the warm-up, as by default, and without: only
 there does a loss fall for long. References are the mean of two fits of 200,000 steps of the same
-family. Takes a few minutes; names of models as arguments make it shorter, and publish nothing.
+family. Takes a few minutes; names of models as arguments make it shorter, and publish nothing, nor
+do fits and traces of other seeds: ``--first-seed 300``.
 """
 
-import sys
+import argparse
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpyro_vi_ext as vi
 from numpyro_vi_ext.callbacks import CheckLossConvergence
 from numpyro_vi_ext.convergence import Mark, kept, motion, next_mark
 
-BUDGET, REFERENCE, SEEDS = 60_000, 200_000, 10
+BUDGET, REFERENCE, SEEDS, TRACES = 60_000, 200_000, 10, 50
 MEAN_ERROR, SCALE_ERROR = 0.1, 0.05  # standard deviations; log
 STEPS = np.arange(float(BUDGET))
 
@@ -131,9 +132,11 @@ def earliest(record: Record, reference: tuple[np.ndarray, np.ndarray]) -> float:
     return step
 
 
-def loss_row(case: Case, records: list[Record], reference: tuple[Any, Any]) -> list[str]:
+def loss_row(
+    case: Case, records: list[Record], reference: tuple[Any, Any], seeds: range
+) -> list[str]:
     """What the loss rule does, without the warm-up and with it."""
-    plain = [plain_losses(case, seed) for seed in range(SEEDS)]
+    plain = [plain_losses(case, seed) for seed in seeds]
     start = float(np.median([losses[:3] for losses in plain]))
     done = [step_99(losses, start) for losses in plain]
     stops = [loss_stop(losses) for losses in plain]
@@ -166,30 +169,38 @@ def auto_row(case: Case, records: list[Record], reference: tuple[Any, Any]) -> l
     ]  # fmt: skip
 
 
-def rows_of(case: Case) -> tuple[list[str], list[str]]:
+def rows_of(case: Case, seeds: range) -> tuple[list[str], list[str]]:
     """What both rules do on one model."""
     finals = [begin(case, 1000 + i).fit(REFERENCE, progressbar=False) for i in range(2)]
     moments = [q.mean for q in finals], [q.std for q in finals]
     mean, sd = (np.mean([np.array(f) for f in x], 0) for x in moments)
-    records = [run(case, seed) for seed in range(SEEDS)]
-    return loss_row(case, records, (mean, sd)), auto_row(case, records, (mean, sd))
+    records = [run(case, seed) for seed in seeds]
+    return loss_row(case, records, (mean, sd), seeds), auto_row(case, records, (mean, sd))
 
 
-def false_stops() -> list[list[str]]:
-    """How many of 50 made-up traces of each kind, which still improve, the loss rule ends."""
+def false_stops(seeds: range) -> list[list[str]]:
+    """How many made-up traces of each kind, which still improve, the loss rule ends."""
     rows = []
     for k, (name, make) in enumerate(IMPROVING.items()):
-        traces = (make(np.random.default_rng([k, seed])) for seed in range(50))
-        rows.append([name, str(sum(loss_stop(trace) is not None for trace in traces)), "50"])
+        traces = (make(np.random.default_rng([k, seed])) for seed in seeds)
+        rows.append(
+            [name, str(sum(loss_stop(trace) is not None for trace in traces)), str(len(seeds))]
+        )
     return rows
 
 
 def main() -> None:
     """Publish the three tables."""
-    chosen = [c for c in cases() if not sys.argv[1:] or c.name in sys.argv[1:]]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--first-seed", type=int, default=0)
+    given = parser.parse_args()
+    seeds, traces = (range(given.first_seed, given.first_seed + k) for k in (SEEDS, TRACES))
     rows = []
-    for case in chosen:
-        rows.append(rows_of(case))
+    for case in cases():
+        if given.models and case.name not in given.models:
+            continue
+        rows.append(rows_of(case, seeds))
         print(*rows[-1], sep="\n", flush=True)
     loss_rows, auto_rows = zip(*rows, strict=True)
     ratio = np.median([float(row[3]) for row in loss_rows])
@@ -202,12 +213,12 @@ def main() -> None:
         f"{ratio:.2f}:",
         table(loss_header, [*loss_rows]),
         f"Its stops on traces that still improve, {BUDGET:,} steps:",
-        table(["trace", "stops", "of"], false_stops()),
+        table(["trace", "stops", "of"], false_stops(traces)),
         f'`n="auto"`, medians over {SEEDS} seeds; errors at the stop, or at {BUDGET:,}:',
         table(auto_header, [*auto_rows]),
     ]
     text = "\n\n".join(parts)
-    print(text) if sys.argv[1:] else publish("stopping", text)
+    print(text) if given.models or given.first_seed else publish("stopping", text)
 
 
 if __name__ == "__main__":

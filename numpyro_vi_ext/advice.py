@@ -37,7 +37,7 @@ class Past(NamedTuple):
     optima: tuple[float, ...]
 
 
-class Draws(NamedTuple):
+class SeenDensity(NamedTuple):
     """What was seen of a q with a density; sites by name, entries of arrays as in ``w[3]``."""
 
     khat: float
@@ -57,7 +57,7 @@ class Draws(NamedTuple):
     beyond: tuple[str, float, float] | None = None  # entry, distance in sds, log ratio
 
 
-class Rows(NamedTuple):
+class SeenRows(NamedTuple):
     """What was seen of a q that is made of rows."""
 
     rows: int
@@ -84,11 +84,11 @@ class Judgement(NamedTuple):
     advice: tuple[str, ...]
 
 
-def judge_density(seen: Draws, past: Past) -> Judgement:
+def judge_density(seen: SeenDensity, past: Past) -> Judgement:
     """What to make of a q with a density."""
-    history = _of_history(past)
-    remarks = history + _of_numbers(seen)
-    if not any(remark.is_bad for remark in history):
+    of_past = _of_past(past)
+    remarks = of_past + _of_numbers(seen)
+    if not any(remark.is_bad for remark in of_past):
         can_be_seen = not seen.is_random and seen.step[1] <= _COARSE
         remarks += _of_shape(seen) if can_be_seen else []
     elif seen.khat >= seen.threshold:  # of something on its way
@@ -99,10 +99,10 @@ def judge_density(seen: Draws, past: Past) -> Judgement:
     return _judge(remarks, GOOD if is_good else USABLE)
 
 
-def judge_rows(seen: Rows, past: Past) -> Judgement:
+def judge_rows(seen: SeenRows, past: Past) -> Judgement:
     """What to make of particles, or of a sampler's draws."""
     is_good = seen.spread > 1 / _MUCH and seen.excess < _MUCH
-    return _judge([*_of_history(past), *_of_rows(seen)], GOOD if is_good else USABLE)
+    return _judge([*_of_past(past), *_of_rows(seen)], GOOD if is_good else USABLE)
 
 
 def _judge(remarks: Sequence[Remark], otherwise: str) -> Judgement:
@@ -111,7 +111,7 @@ def _judge(remarks: Sequence[Remark], otherwise: str) -> Judgement:
     return Judgement(ok, otherwise if ok else POOR, tuple(advice))
 
 
-def _of_history(past: Past) -> list[Remark]:
+def _of_past(past: Past) -> list[Remark]:
     found = []
     if past.status == "initialized":
         found += [Remark("Nothing has been fitted yet.", is_bad=True)]
@@ -144,7 +144,7 @@ def _of_optima(optima: tuple[float, ...]) -> list[Remark]:
     return [Remark(text, is_bad=True)]
 
 
-def _of_numbers(seen: Draws) -> list[Remark]:
+def _of_numbers(seen: SeenDensity) -> list[Remark]:
     """What stands in the way of judging at all."""
     found = []
     if seen.is_random:
@@ -175,7 +175,7 @@ def _of_numbers(seen: Draws) -> list[Remark]:
     return found
 
 
-def _of_shape(seen: Draws) -> list[Remark]:
+def _of_shape(seen: SeenDensity) -> list[Remark]:
     """How q differs from the posterior, and what helps."""
     is_high, moved = seen.khat >= seen.threshold, _is_moved(seen)
     is_poor = is_high or seen.beyond is not None
@@ -198,7 +198,7 @@ def _of_shape(seen: Draws) -> list[Remark]:
     return found
 
 
-def _of_structure(seen: Draws) -> list[Remark]:
+def _of_structure(seen: SeenDensity) -> list[Remark]:
     """Shapes that no step will give q."""
     found = []
     if seen.humps:
@@ -214,7 +214,7 @@ def _of_structure(seen: Draws) -> list[Remark]:
     return found
 
 
-def _is_moved(seen: Draws) -> bool:
+def _is_moved(seen: SeenDensity) -> bool:
     """Whether reweighting moves something that is worth a word."""
     return abs(seen.shift[1]) > _MOVED_SD or abs(np.log(seen.ratio[1])) > np.log(_MOVED_RATIO)
 
@@ -232,7 +232,7 @@ def _of_beyond(entry: str, distance: float, log_ratio: float, known: bool) -> Re
     return Remark(text, is_bad=True)
 
 
-def _of_high_khat(seen: Draws, known: bool) -> Remark:
+def _of_high_khat(seen: SeenDensity, known: bool) -> Remark:
     if seen.effective > _OF_ONE_SIZE:
         text = (
             "Most weights are of one size, so the bulk of q is right, but the posterior has "
@@ -248,7 +248,7 @@ def _of_high_khat(seen: Draws, known: bool) -> Remark:
     return Remark(f"{text} {NUTS}", is_bad=True)
 
 
-def _of_rows(seen: Rows) -> list[Remark]:
+def _of_rows(seen: SeenRows) -> list[Remark]:
     if seen.rows == 1:
         return [Remark("A single row has no spread: it is a point, the mode at best.", True)]
     found = []
@@ -285,7 +285,7 @@ def _of_rows(seen: Rows) -> list[Remark]:
     return found
 
 
-def _told(seen: Draws) -> str:
+def _told(seen: SeenDensity) -> str:
     (of_mean, shift), (of_sd, ratio) = seen.shift, seen.ratio
     return f"the mean of {of_mean} by {shift:+.2f} sd, the sd of {of_sd} by a factor {ratio:.2f}"
 

@@ -13,7 +13,7 @@ import optax
 
 from numpyro_vi_ext.blocks import in_blocks
 from numpyro_vi_ext.curvature import Curvature, curvature, diagonal_curvature, whiten
-from numpyro_vi_ext.effort import HESSIANS, PAIRS, Effort, effort_for
+from numpyro_vi_ext.effort import PAIRS, Effort, effort_for
 from numpyro_vi_ext.families.base import DensityFamily
 from numpyro_vi_ext.feeding import Fed, Feed
 from numpyro_vi_ext.objectives import Elbo
@@ -23,6 +23,7 @@ from numpyro_vi_ext.tracing import Program
 Array = jax.Array
 
 CANDIDATES = (4, 2)  # that `Search.average` gives
+_HESSIANS = 32  # at draws of q, over which one is averaged
 _TOLERANCE = 1e-2  # on each coordinate of the gradient, where the whitened Hessian is about 1
 
 
@@ -83,7 +84,7 @@ class Search:
         self, q: DensityFamily, theta: Array, inputs: Inputs, key: Array
     ) -> tuple[DensityFamily, Curvature]:
         log_density = self._log_density(inputs, theta, key, 0)
-        eps = _pairs(key, HESSIANS // 2, q.ndim)
+        eps = _pairs(key, _HESSIANS // 2, q.ndim)
         middle = q.transform(jnp.zeros(q.ndim, eps.dtype))
 
         def at(total: Any, e: Array) -> tuple[Any, None]:
@@ -94,7 +95,7 @@ class Search:
 
         zero = jnp.zeros_like(middle), jnp.zeros((q.ndim, q.ndim), eps.dtype)
         total, _ = jax.lax.scan(at, zero, eps)
-        slope, hessian = jax.tree.map(lambda x: x / HESSIANS, total)
+        slope, hessian = jax.tree.map(lambda x: x / _HESSIANS, total)
         found = whiten(hessian)
         lengths = 0.5 ** jnp.arange(1.0 * math.prod(CANDIDATES)).reshape(CANDIDATES)
         direction = found.solve(slope)

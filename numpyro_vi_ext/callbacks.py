@@ -114,11 +114,13 @@ class CheckLossConvergence:
     .. math:: \ell(t) = a + b\, (T / t)^p + \text{noise},
 
     with p = 1, or with p = 2 where that fits clearly better, so that b is the fall still to come if
-    the loss goes on like that; one that falls faster has less. The loss is flat if
-    :math:`\max(b, 0) + 1.5\,\mathrm{se}(b)` is below a tolerance: the largest of ``rel_tol`` times
-    the fall so far, what float32 resolves, and, from step 1,000 on, 0.07 standard deviations of a
-    single loss. One of the windows from T/1.4, T/2 and T/4 has to say so, and none that the loss
-    rises. The fit stops when the loss has been flat while the steps grew by 4 %.
+    the loss goes on like that. One that falls faster than the curve has less, one that falls slower
+    more: up to 1.7 times b between 1/t and 1/t^2, two to three times b like t^-0.5. The loss is
+    flat if :math:`\max(b, 0) + 1.5\,\mathrm{se}(b)`, with the standard error of p = 1, is below a
+    tolerance: the largest of ``rel_tol`` times the fall so far, what float32 resolves, and, from
+    step 1,000 on, 0.07 standard deviations of a single loss. One of the windows from T/1.4, T/2 and
+    T/4 has to say so, and none that the loss rises. The fit stops when the loss has been flat while
+    the steps grew by 4 %.
 
     Parameters
     ----------

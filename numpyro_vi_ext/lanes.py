@@ -134,8 +134,9 @@ class _Best(NamedTuple):
 def _find_frame(search: warmup.Search, start: Point, inputs: Inputs, key: Array) -> Any:
     """What `warmup.Warmup.find` finds, in compiled code.
 
-    It is the plain start where nothing is better. A few rounds are made, converged or not, and
-    averages are tried whether or not the posterior is near a Gaussian.
+    It is the plain start where nothing is better. A few rounds are made, converged or not; a whole
+    Hessian is taken at the end where it is not on the way; and averages are tried whether or not
+    the posterior is near a Gaussian.
     """
     theta, (walk, noise) = start.theta, jax.random.split(key)
     effort = search.effort
@@ -143,9 +144,12 @@ def _find_frame(search: warmup.Search, start: Point, inputs: Inputs, key: Array)
     def compare(best: _Best, q: Any) -> _Best:
         return best.or_one_of(q, search.elbo(q, theta, inputs, noise, 0))
 
+    def go(z: Array, best: _Best, most: Any, dense: bool) -> tuple[Array, _Best]:
+        found = search._round(z, theta, inputs, noise, most, dense=dense)
+        return found.z, compare(best, found.q)
+
     def run_round(carry: tuple[Array, _Best], most: Array) -> tuple[tuple[Array, _Best], None]:
-        found = search._round(carry[0], theta, inputs, noise, most, dense=effort.dense)
-        return (found.z, compare(carry[1], found.q)), None
+        return go(*carry, most, effort.dense), None
 
     def average(carry: tuple[Array, _Best, Array]) -> tuple[Array, _Best, Array]:
         i, best, _ = carry
@@ -161,6 +165,8 @@ def _find_frame(search: warmup.Search, start: Point, inputs: Inputs, key: Array)
     z = start.q.mu + jnp.concatenate([jnp.zeros((1, start.q.ndim), around.dtype), around])
     most = jnp.asarray([*warmup.ROUNDS[:_MOST_ROUNDS], 0], jnp.int32)
     (_, best), _ = jax.lax.scan(run_round, (z, best), most)
+    if effort.once and not effort.dense and start.q.ndim <= start.q.most_dense:
+        _, best = go(best.q.mu[None], best, jnp.int32(0), True)
     if effort.averages:
         first = jnp.zeros((), jnp.int32), best, jnp.full_like(best.elbo, jnp.inf)
         more = lambda carry: (carry[0] < effort.averages) & (carry[2] >= warmup.LITTLE)  # noqa: E731

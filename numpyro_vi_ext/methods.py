@@ -10,7 +10,7 @@ from numpyro_vi_ext.approximation.empirical import Empirical
 from numpyro_vi_ext.approximation.gaussian import DensityApproximation, FullRank, MeanField
 from numpyro_vi_ext.approximation.results import Approximation
 from numpyro_vi_ext.checks import as_count, as_number, as_positive
-from numpyro_vi_ext.defaults import GAUSSIAN, PARTICLES, WARMED
+from numpyro_vi_ext.defaults import PARTICLES, WARMED
 from numpyro_vi_ext.estimators import Estimator, as_estimator
 from numpyro_vi_ext.inference import Inference, check_same_model
 from numpyro_vi_ext.kernels import Kernel, as_kernel, rbf
@@ -97,7 +97,8 @@ class KLqp(Inference):
         For example ``MeanField(model)``, the result of a fit, or ``FullRank.from_approx`` of
         another one. It is not changed, and must have a density.
     beta : float
-        Weight of the Kullback-Leibler part, not negative.
+        Weight of the Kullback-Leibler part, not negative. With 0, q shrinks to a point: there is no
+        warm-up then, no frame and no restarts.
     estimator : Estimator, optional
         As for `ADVI`.
     random_seed : int, JAX key or None
@@ -133,7 +134,7 @@ class KLqp(Inference):
         _check_density(approx, "KLqp")
         objective = Elbo(beta=as_number(beta, "beta", 0), estimator=as_estimator(estimator))
         if objective.beta == 0:  # q shrinks to a point: there is no ELBO to compare starts by
-            self._default = GAUSSIAN
+            self._default = self._default._replace(framed=None)
         self._begin(approx, objective, random_seed)
 
 

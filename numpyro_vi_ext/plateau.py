@@ -26,7 +26,7 @@ class Trend(NamedTuple):
     ahead : float
         The improvement that is left, if the loss goes on falling as it does; negative if it rises.
     error : float
-        Its standard error.
+        Its standard error; of a steep fall, the larger one of a fall like 1/t in this noise.
     tolerance : float
         An improvement that counts as none.
     """
@@ -62,10 +62,11 @@ class Losses:
 
     is fitted by least squares, with p = 1, or with p = 2 where the sum of squares is then less by
     two variances of a block. If the loss goes on like that, b is the improvement ahead; if it falls
-    like :math:`t^{-q}`, b is q / p times what is left. The noise of a block is estimated from the
-    differences of neighbours (von Neumann 1941), which neither the trend nor much of a correlation
-    enters. The error of b is that of p = 1 in this noise: that a fall was steep does not make what
-    is left of it better known.
+    like :math:`t^{-q}`, b is about q / p times what is left over the shortest window, and further
+    from what is left over longer ones. The noise of a block is estimated from the differences of
+    neighbours (von Neumann 1941), which neither the trend nor much of a correlation enters. The
+    error of b is that of p = 1 in this noise: that a fall was steep does not make what is left of
+    it better known.
 
     An improvement counts as none below ``rel_tol`` times the fall so far, what float32 resolves,
     or, from step 1,000 on, 0.07 standard deviations of a single loss. Windows begin at T/1.4, T/2

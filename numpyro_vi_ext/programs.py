@@ -18,16 +18,18 @@ def numbers_moved(program: Any) -> int:
     """Numbers that the operations of a JAX program read and write; in a scan, in all its turns."""
     total = 0
     for operation in program.eqns:
-        inner = _inner(operation)
-        if inner:
-            total += operation.params.get("length", 1) * sum(map(numbers_moved, inner))
-        else:
-            arrays = (*operation.invars, *operation.outvars)
-            total += sum(getattr(x.aval, "size", 0) for x in arrays)
+        arrays = (*operation.invars, *operation.outvars)
+        own = sum(getattr(x.aval, "size", 0) for x in arrays)
+        inside = operation.params.get("length", 1) * sum(map(numbers_moved, _inner(operation)))
+        total += max(own, inside)  # a scatter, too, holds a program: how two numbers are combined
     return total
 
 
 def _inner(operation: Any) -> list[Any]:
     """The programs that an operation runs, such as the body of a loop."""
-    is_program = lambda x: hasattr(x, "eqns")  # noqa: E731
-    return [*filter(is_program, jax.tree.leaves(operation.params, is_leaf=is_program))]
+    parts = jax.tree.leaves(operation.params, is_leaf=_is_program)
+    return [part for part in parts if _is_program(part)]
+
+
+def _is_program(part: Any) -> bool:
+    return hasattr(part, "eqns")  # a Jaxpr, closed or not

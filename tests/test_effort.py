@@ -36,6 +36,13 @@ def test_a_branch_is_looked_into():
     assert moved(either, jnp.ones(10)) >= 60
 
 
+def test_a_scatter_counts_what_it_scatters():
+    def add(x):
+        return jnp.zeros(10).at[jnp.arange(1000) % 10].add(x)
+
+    assert moved(add, jnp.ones(1000)) >= 2000
+
+
 def test_the_more_it_costs_the_less_is_done():
     costs = 10**4, 2 * 10**5, 3 * 10**6, 10**8
     found = [effort.effort_for(moved, 100) for moved in costs]
@@ -64,6 +71,38 @@ def test_a_model_that_costs_much(monkeypatch):
     assert "0 averages" in approx.facts.warmup
     assert np.abs((approx.mean - 3 * scales) / scales).max() < 0.05
     np.testing.assert_allclose(approx.std, scales, rtol=1e-3)
+
+
+MEAN, COVARIANCE = jnp.array([10.0, -3.0]), jnp.array([[1.0, 0.9], [0.9, 1.0]])
+
+
+def correlated(x, y):
+    """Two coefficients with a correlated prior."""
+    z = numpyro.sample("z", dist.MultivariateNormal(MEAN, COVARIANCE))
+    numpyro.sample("y", dist.Normal(x @ z, 1).to_event(1), obs=y)
+
+
+def test_a_model_of_which_one_hessian_is_not_too_much(monkeypatch):
+    """L-BFGS from one start, and the Hessian as a matrix at its end."""
+    monkeypatch.setattr(effort, "ROUND", 1.0)
+    x = np.random.default_rng(0).normal(size=(3, 2))
+    y = np.array([1.0, 2.0, 3.0])
+    approx = vi.fit(correlated, 1, "fullrank_advi", model_args=(x, y), obj_optimizer=vi.sgd(0.0),
+                    warmup=True, random_seed=0, progressbar=False)  # fmt: skip
+    assert "0 averages" in approx.facts.warmup
+    precision = np.linalg.inv(COVARIANCE) + x.T @ x
+    mean = np.linalg.solve(precision, np.linalg.solve(COVARIANCE, MEAN) + x.T @ y)
+    np.testing.assert_allclose(approx.cov, np.linalg.inv(precision), atol=1e-4)
+    np.testing.assert_allclose(approx.mean, mean, atol=1e-2)
+
+
+def test_calibration_of_a_model_of_which_one_hessian_is_not_too_much(monkeypatch):
+    """Without a step: only the whole Hessian knows that the posterior is correlated."""
+    monkeypatch.setattr(effort, "ROUND", 1.0)
+    nothing = jnp.zeros((1, 2)), jnp.zeros(1)  # the posterior is the prior
+    result = vi.vsbc(correlated, 0, "fullrank_advi", model_args=nothing, obj_optimizer=vi.sgd(0.0),
+                     warmup=True, simulations=200, random_seed=0, progressbar=False)  # fmt: skip
+    assert result.ok
 
 
 def test_calibration_of_a_model_that_costs_much(monkeypatch):

@@ -47,7 +47,7 @@ def test_the_excess_of_1_over_t_squared_is_found_exactly():
 
 
 @pytest.mark.parametrize(("q", "p"), [(0.5, 1), (3.0, 2)])
-def test_other_powers_q_have_q_over_p_times_their_excess(q, p):
+def test_other_powers_q_have_q_over_p_times_their_excess_over_the_shortest_window(q, p):
     short = losses_of((T / 8000) ** -q).trends()[0]
     assert 0.9 * q / p < short.ahead < 1.25 * q / p
 

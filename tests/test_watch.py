@@ -229,6 +229,15 @@ def test_without_an_entropy_there_is_nothing_to_compare_starts_by():
         flat.fit(10, restarts=2)
 
 
+def test_without_an_entropy_there_is_no_frame():
+    done = vi.ADVI(normal, model_args=(Y,), random_seed=0)
+    settled = done.fit("auto", progressbar=False)
+    for beta, framed in ((1, True), (0, False)):
+        again = vi.KLqp(settled, beta=beta, random_seed=0)
+        again.fit(10, progressbar=False)
+        assert (again._run.state.frame is not None) is framed
+
+
 def test_wrong_restarts():
     for wrong, error in ((0, ValueError), (2.5, TypeError), ("8", TypeError)):
         with pytest.raises(error, match="restarts must be"):

@@ -9,7 +9,7 @@ import numpy as np
 from numpyro import diagnostics
 
 from numpyro_vi_ext import advice, beyond, evaluate, stein, weights
-from numpyro_vi_ext.advice import Draws, Judgement, Past, Rows
+from numpyro_vi_ext.advice import Judgement, Past, SeenDensity, SeenRows
 from numpyro_vi_ext.approximation.base import ApproximationBase, Facts
 from numpyro_vi_ext.layout import Layout
 from numpyro_vi_ext.shape import Shape, find_shape
@@ -32,7 +32,7 @@ def diagnose_density(approx: ApproximationBase, key: Array, draws: int) -> Verdi
     is_random = target.program.is_random
     effective = np.nan if is_random else 1 / float(np.sum(found.smoothed**2))
     steps = np.spacing(np.abs(point.q.mean())) / point.q.std()  # between neighbouring numbers
-    seen = Draws(
+    seen = SeenDensity(
         khat=found.khat,
         threshold=found.threshold,
         effective=effective / draws,
@@ -72,7 +72,7 @@ def diagnose_rows(approx: ApproximationBase, draws: int) -> Verdict:
     size = distinct if sizes is None else min(distinct, float(np.min(sizes)))
     error = noise / np.sqrt(max(min(size, len(taken)), 1))
     surely = np.where(np.abs(shift) > 4 * error, shift, 0)
-    seen = Rows(
+    seen = SeenRows(
         rows=len(rows),
         distinct=distinct,
         ndim=approx.ndim,
