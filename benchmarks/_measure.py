@@ -11,22 +11,28 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import jax
 from _peers import Attempt, versions
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 Run = Callable[[], object]
 
+PAUSE = 0.25  # seconds in which threads that wait for more work fall asleep
+
 
 def interleaved(rounds: int, candidates: dict[str, Run], warm: int = 1) -> dict[str, float]:
     """Median seconds of each candidate, run in turn A B C A B C ... after `warm` rounds.
 
-    An `Attempt` that has failed has a time that means nothing.
+    What a candidate returns is waited for, and there is a pause before each, so that none is
+    charged with work or with threads of the one before it. An `Attempt` that has failed has a time
+    that means nothing.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for i in range(rounds + warm):
         for name, run in candidates.items():
+            time.sleep(PAUSE)
             began = time.perf_counter()
-            run()
+            jax.block_until_ready(run())
             if i >= warm:
                 seconds[name].append(time.perf_counter() - began)
     return {name: statistics.median(times) for name, times in seconds.items()}

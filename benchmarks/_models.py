@@ -112,4 +112,4 @@ def svi_loop(model: Callable[..., None], steps: int, *data: Array) -> Callable[[
         return jax.lax.scan(lambda s, _: svi.update(s, *data), state, length=steps)
 
     state = svi.init(jax.random.key(0), *data)
-    return lambda: jax.block_until_ready(run(state, *data))
+    return lambda: run(state, *data)

@@ -55,7 +55,7 @@ def advi(name: str, density: Any, ndim: int, model: Any, steps: int, few: int, *
         blackjax = peer("_blackjax_loop.py", name, path, steps)
     return {
         "vi": (lambda: vi.fit(bound, steps, **options), steps),
-        BY_HAND: (lambda: jax.block_until_ready(loop(key, steps, *arrays)), steps),
+        BY_HAND: (lambda: loop(key, steps, *arrays), steps),
         "NumPyro": (Attempt(lambda: svi_loop(model, steps, *arrays)), steps),
         **peers,
         "blackjax": (blackjax, steps),
@@ -68,21 +68,21 @@ def on_mixture() -> Loops:
 
 def full_batch() -> Loops:
     data = wide_normal_data()
-    return advi("full", _densities.wide_normal, 200, wide_normal, 50, 20, data)
+    return advi("full", _densities.wide_normal, 200, wide_normal, 200, 20, data)
 
 
-def in_batches(few: int = 1000) -> Loops:
+def in_batches() -> Loops:
     """Batches of 500."""
-    data, steps = wide_normal_data(), minibatch.STEPS
+    data, steps, few = wide_normal_data(), minibatch.STEPS, minibatch.FEW
     batch = vi.Minibatch(data, batch_size=minibatch.BATCH)
     stored = jax.numpy.asarray(data)
-    svi = Attempt(lambda: svi_loop(minibatch.subsampled, steps, stored))
+    svi = Attempt(lambda: svi_loop(minibatch.subsampled, few, stored))
     with numbers_file(data) as path:
         peers = pymc_loops("minibatch", path, few)
     return {
         "vi": (partial(minibatch.fit, batch, vi.adam(0.01)), steps),
         BY_HAND: (minibatch.hand_written(stored), steps),
-        "NumPyro": (svi, steps),
+        "NumPyro": (svi, few),
         **peers,
     }
 
