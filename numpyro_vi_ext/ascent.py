@@ -13,7 +13,7 @@ import optax
 
 from numpyro_vi_ext.blocks import in_blocks
 from numpyro_vi_ext.curvature import Curvature, curvature, diagonal_curvature, whiten
-from numpyro_vi_ext.effort import PAIRS, Effort, effort_for
+from numpyro_vi_ext.effort import HESSIANS, PAIRS, Effort, effort_for
 from numpyro_vi_ext.families.base import DensityFamily
 from numpyro_vi_ext.feeding import Fed, Feed
 from numpyro_vi_ext.objectives import Elbo
@@ -23,7 +23,8 @@ from numpyro_vi_ext.tracing import Program
 Array = jax.Array
 
 CANDIDATES = (4, 2)  # that `Search.average` gives
-_HESSIANS = 32  # at draws of q, over which one is averaged
+_SHORT = 0.25  # of Newton's step, below which it was a bad guess
+_GAIN = 1.0  # nats, of a quadratic: too little to be missed
 _TOLERANCE = 1e-2  # on each coordinate of the gradient, where the whitened Hessian is about 1
 
 
@@ -34,6 +35,7 @@ class Round(NamedTuple):
     found: Curvature  # (k, d, d) or (k, d) of minus the log density there
     z: Array  # (k, d)
     iterations: Array  # (k,)
+    is_short: Array  # (k,): whether Newton's step, if it was one, was none or short, not at the top
 
 
 class Search:
@@ -84,7 +86,7 @@ class Search:
         self, q: DensityFamily, theta: Array, inputs: Inputs, key: Array
     ) -> tuple[DensityFamily, Curvature]:
         log_density = self._log_density(inputs, theta, key, 0)
-        eps = _pairs(key, _HESSIANS // 2, q.ndim)
+        eps = _pairs(key, HESSIANS // 2, q.ndim)
         middle = q.transform(jnp.zeros(q.ndim, eps.dtype))
 
         def at(total: Any, e: Array) -> tuple[Any, None]:
@@ -95,7 +97,7 @@ class Search:
 
         zero = jnp.zeros_like(middle), jnp.zeros((q.ndim, q.ndim), eps.dtype)
         total, _ = jax.lax.scan(at, zero, eps)
-        slope, hessian = jax.tree.map(lambda x: x / _HESSIANS, total)
+        slope, hessian = jax.tree.map(lambda x: x / HESSIANS, total)
         found = whiten(hessian)
         lengths = 0.5 ** jnp.arange(1.0 * math.prod(CANDIDATES)).reshape(CANDIDATES)
         direction = found.solve(slope)
@@ -138,8 +140,8 @@ class Search:
         both = [self._family.laplace(z, x) for x in (found, alone)]
         q = jax.tree.map(lambda *x: jnp.stack(x), *both)
         whitened = lambda u: log_density(z + found.unwhiten(u))  # noqa: E731
-        u, steps = _newton(whitened, z) if dense else _climb(whitened, z, most)
-        return Round(q, found, z + found.unwhiten(u), steps)
+        u, steps, is_short = _newton(whitened, z) if dense else _climb(whitened, z, most)
+        return Round(q, found, z + found.unwhiten(u), steps, is_short)
 
     def _estimate(
         self, q: DensityFamily, theta: Array, inputs: Inputs, key: Array, group: Array
@@ -190,10 +192,11 @@ def search_for(fed: Fed, objective: Elbo, family: type[DensityFamily], batches: 
     return _search(fed.program, fed.feed, objective, family, batches, (shapes, treedef))
 
 
-def _newton(fn: Callable[[Array], Array], like: Array) -> tuple[Array, Array]:
+def _newton(fn: Callable[[Array], Array], like: Array) -> tuple[Array, Array, Array]:
     """Where a step of Newton's method from 0 comes to, of the best of several lengths.
 
-    The Hessian is about the identity there. Also returned: 1 if it led anywhere, else 0.
+    The Hessian is about the identity there. Also returned: 1 if it led anywhere, else 0; and
+    whether a quadratic promised more than so short a step can have brought.
     """
     value, slope = jax.value_and_grad(fn)(jnp.zeros_like(like))
     lengths = 2.0 ** jnp.arange(1.0, -9.0, -1.0)
@@ -201,11 +204,13 @@ def _newton(fn: Callable[[Array], Array], like: Array) -> tuple[Array, Array]:
     best = jnp.argmax(jnp.where(jnp.isfinite(values), values, -jnp.inf))
     u = lengths[best] * slope
     led = (values[best] > value) & (jnp.max(jnp.abs(slope), initial=0.0) > _TOLERANCE)
-    return jnp.where(led, u, 0.0), led.astype(jnp.int32)
+    promised = slope @ slope / 2 > _GAIN + 8 * jnp.finfo(slope.dtype).eps * jnp.abs(value)
+    is_short = promised & ~(led & (lengths[best] >= _SHORT))
+    return jnp.where(led, u, 0.0), led.astype(jnp.int32), is_short
 
 
-def _climb(fn: Callable[[Array], Array], like: Array, most: Array) -> tuple[Array, Array]:
-    """Where L-BFGS with backtracking comes to from 0 (Liu and Nocedal 1989)."""
+def _climb(fn: Callable[[Array], Array], like: Array, most: Array) -> tuple[Array, Array, Array]:
+    """Where L-BFGS with backtracking comes to from 0 (Liu and Nocedal 1989); as for `_newton`."""
 
     def loss(u: Array) -> Array:
         value = -fn(u)
@@ -231,4 +236,4 @@ def _climb(fn: Callable[[Array], Array], like: Array, most: Array) -> tuple[Arra
     first = (u, state, *value_and_grad(u, state=state), jnp.zeros((), jnp.int32))
     last, _, value, _, iterations = jax.lax.while_loop(goes_on, step, first)
     better = (value < first[2]) & jnp.all(jnp.isfinite(last))
-    return jnp.where(better, last, u), jnp.where(better, iterations, 0)
+    return jnp.where(better, last, u), jnp.where(better, iterations, 0), jnp.asarray(False)

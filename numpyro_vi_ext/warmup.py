@@ -123,10 +123,11 @@ class Warmup(NamedTuple):
         copies = jax.tree.map(lambda x: np.broadcast_to(x, (count, 2, *x.shape)), plain)
         elbo = float(self.elbo(copies)[0, 0])
         best, done, latest = [Found(plain, elbo, elbo)] * count, np.zeros(count, int), 0
+        dense = self.search.effort.dense
         for i, most in enumerate(ROUNDS):
             if self.report(f"Warm-up, round {i + 1}"):
                 return None
-            candidates, hessians, z, iterations = self._round(z, most, self.search.effort.dense)
+            candidates, hessians, z, iterations, is_short = self._round(z, most, dense)
             elbos = self.elbo(candidates)
             for lane, found in enumerate(best):
                 place = lane, elbos[lane].argmax()
@@ -138,20 +139,21 @@ class Warmup(NamedTuple):
                 elif i == 0:
                     best[lane] = found._replace(hessian=hessian)
             done += iterations
-            if not iterations.any() or i - latest >= (PATIENCE if i >= LEAST else LEAST):
+            dense = self.search.effort.dense and not is_short.all()
+            is_over = not iterations.any() and not is_short.all()
+            if is_over or i - latest >= (PATIENCE if i >= LEAST else LEAST):
                 break
         return best
 
     def _settle(self, found: Found) -> Found | None:
         """Go on from a candidate by averages over q, where the posterior is no Gaussian."""
-        effort = self.search.effort
-        if not effort.dense:
+        if found.hessian is not None and found.hessian.precision.ndim == 1:
             densified = self._densify(found)
             if densified is None or densified.hessian is found.hessian:
                 return densified
             found = densified
         found, is_gaussian = self._control(found)
-        for i in range(0 if is_gaussian else effort.averages):
+        for i in range(0 if is_gaussian else self.search.effort.averages):
             if self.report(f"Warm-up, average {i + 1}"):
                 return None
             key = jax.random.fold_in(self.key, 3 + i)

@@ -48,7 +48,7 @@ def test_the_more_it_costs_the_less_is_done():
     found = [effort.effort_for(moved, 100) for moved in costs]
     assert [e.starts for e in found] == [4, 4, 1, 1]
     assert [e.averages for e in found] == [10, 10, 0, 0]
-    assert [e.dense for e in found] == [True, True, False, False]
+    assert [e.dense for e in found] == [True, True, True, False]
     assert [e.once for e in found] == [True, True, True, False]
     assert [e.probes for e in found] == [0, 0, 0, 10]
     assert [e.pairs for e in found] == [32, 32, 20, 4]
@@ -59,7 +59,7 @@ def test_the_more_it_costs_the_less_is_done():
 def test_a_model_that_costs_much(monkeypatch):
     """One start, a diagonal from eight directions, four pairs of draws: still the optimum."""
     monkeypatch.setattr(effort, "WORK", 1.0)
-    monkeypatch.setattr(effort, "ROUND", 1.0)
+    monkeypatch.setattr(effort, "SEVERAL", 1.0)
     scales = np.logspace(-3, 3, 7)
 
     def model(scales):
@@ -82,9 +82,9 @@ def correlated(x, y):
     numpyro.sample("y", dist.Normal(x @ z, 1).to_event(1), obs=y)
 
 
-def test_a_model_of_which_one_hessian_is_not_too_much(monkeypatch):
-    """L-BFGS from one start, and the Hessian as a matrix at its end."""
-    monkeypatch.setattr(effort, "ROUND", 1.0)
+def test_a_whole_hessian_at_the_end(monkeypatch):
+    """As where there are many dimensions."""
+    monkeypatch.setattr(effort, "DENSE", 1)
     x = np.random.default_rng(0).normal(size=(3, 2))
     y = np.array([1.0, 2.0, 3.0])
     approx = vi.fit(correlated, 1, "fullrank_advi", model_args=(x, y), obj_optimizer=vi.sgd(0.0),
@@ -96,9 +96,9 @@ def test_a_model_of_which_one_hessian_is_not_too_much(monkeypatch):
     np.testing.assert_allclose(approx.mean, mean, atol=1e-2)
 
 
-def test_calibration_of_a_model_of_which_one_hessian_is_not_too_much(monkeypatch):
-    """Without a step: only the whole Hessian knows that the posterior is correlated."""
-    monkeypatch.setattr(effort, "ROUND", 1.0)
+def test_calibration_with_a_whole_hessian_at_the_end(monkeypatch):
+    """Without a step: only that Hessian knows that the posterior is correlated."""
+    monkeypatch.setattr(effort, "DENSE", 1)
     nothing = jnp.zeros((1, 2)), jnp.zeros(1)  # the posterior is the prior
     result = vi.vsbc(correlated, 0, "fullrank_advi", model_args=nothing, obj_optimizer=vi.sgd(0.0),
                      warmup=True, simulations=200, random_seed=0, progressbar=False)  # fmt: skip
@@ -107,7 +107,7 @@ def test_calibration_of_a_model_of_which_one_hessian_is_not_too_much(monkeypatch
 
 def test_calibration_of_a_model_that_costs_much(monkeypatch):
     monkeypatch.setattr(effort, "WORK", 1.0)
-    monkeypatch.setattr(effort, "ROUND", 1.0)
+    monkeypatch.setattr(effort, "SEVERAL", 1.0)
 
     def model(y):
         mu = numpyro.sample("mu", dist.Normal(0, 1))

@@ -17,7 +17,7 @@ from numpyro.distributions import constraints
 from targets import linear_regression, multivariate_normal_mean, normal_mean
 
 import numpyro_vi_ext as vi
-from numpyro_vi_ext import algorithm, training
+from numpyro_vi_ext import algorithm, effort, training
 from numpyro_vi_ext.objectives import Elbo
 
 CASES = {case.name: case for case in zoo.CASES}
@@ -624,3 +624,22 @@ def test_sites_are_named_where_the_gradient_alone_goes_bad(how):
 def test_wrong_values_of_on_nonfinite(wrong):
     with pytest.raises(ValueError, match="on_nonfinite must be 'stop' or 'skip', got"):
         fit(on_nonfinite=wrong)
+
+
+def test_l_bfgs_takes_over_where_newtons_steps_are_short(monkeypatch):
+    """From this start they lead to a place 5 sds off, and nowhere from there."""
+    monkeypatch.setattr(effort, "SEVERAL", 1.0)  # one start
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(50, 100)) * rng.integers(1, 10, 100) / 3
+    y = (noise + rng.random(100) * 20).astype(np.float32)
+
+    def model(y):
+        flat = dist.ImproperUniform(dist.constraints.real, (), (y.shape[1],))
+        mu = numpyro.sample("mu", flat)
+        sd = numpyro.sample("sd", dist.HalfNormal(1).expand([y.shape[1]]).to_event(1))
+        numpyro.sample("y", dist.Normal(mu, sd), obs=y)
+
+    approx = vi.fit(model, 1, model_args=(y,), obj_optimizer=vi.sgd(0.0), warmup=True,
+                    random_seed=0, progressbar=False)  # fmt: skip
+    error = (approx.mean[:100] - y.mean(axis=0)) / approx.std[:100]
+    assert np.abs(error).max() < 0.2
