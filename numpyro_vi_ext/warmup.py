@@ -139,8 +139,10 @@ class Warmup(NamedTuple):
                 elif i == 0:
                     best[lane] = found._replace(hessian=hessian)
             done += iterations
-            dense = self.search.effort.dense and not is_short.all()
-            is_over = not iterations.any() and not is_short.all()
+            # To compile L-BFGS takes as long as many rounds of a model that is quick.
+            gives_way = is_short.all() and not (count > 1 and iterations.any())
+            dense = self.search.effort.dense and not gives_way
+            is_over = not iterations.any() and not gives_way
             if is_over or i - latest >= (PATIENCE if i >= LEAST else LEAST):
                 break
         return best
