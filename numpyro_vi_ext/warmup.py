@@ -142,7 +142,7 @@ class Warmup(NamedTuple):
             # To compile L-BFGS takes as long as many rounds of a model that is quick.
             gives_way = is_short.all() and not (count > 1 and iterations.any())
             dense = self.search.effort.dense and not gives_way
-            is_over = not iterations.any() and not gives_way
+            is_over = not (iterations.any() or gives_way)
             if is_over or i - latest >= (PATIENCE if i >= LEAST else LEAST):
                 break
         return best
